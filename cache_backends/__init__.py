@@ -1,0 +1,1 @@
+"""Caches for the answers of language models, usable without the proxy."""

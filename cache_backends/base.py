@@ -1,0 +1,203 @@
+"""The contract of a cache: LangChain's six methods, and the more that a proxy needs.
+
+`BaseCache` follows LangChain's reference page name for name
+(`langchain_core.caches.BaseCache`), so that keyword arguments keep working and any class written
+against that page plugs in. Nothing here imports LangChain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answer of a model: `text`, and what came with it as JSON values.
+
+    Fields are those of `langchain_core.outputs.Generation`.
+    """
+
+    text: str
+    generation_info: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatGeneration(Generation):
+    """One answer of a chat model; `message` is the provider's message object, as JSON values."""
+
+    message: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+
+class Key(NamedTuple):
+    """What an entry is found by: the two strings, and their digest.
+
+    The digest only finds; a backend compares both strings before it answers.
+    """
+
+    id: str
+    prompt: str
+    llm_string: str
+
+    @classmethod
+    def of(cls, prompt: str, llm_string: str) -> Key:
+        return cls(entry_id(prompt, llm_string), prompt, llm_string)
+
+
+def entry_id(prompt: str, llm_string: str) -> str:
+    """SHA-256 over both strings, each preceded by its length in bytes, as 64 hex digits.
+
+    The lengths keep `("ab", "c")` and `("a", "bc")` apart.
+    """
+    asked, how = prompt.encode(), llm_string.encode()
+    digest = hashlib.sha256(b"%d:%b%d:%b" % (len(asked), asked, len(how), how))
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored answer. Times are Unix seconds; `None` means without end.
+
+    `expires_at` ends freshness; the backend keeps the entry until `retained_until` (freshness and
+    the window in which a stale answer may still serve). `about` holds facts for people and
+    filters, as JSON values: provider, dialect, model, namespace, what making it cost.
+    """
+
+    key: Key
+    generations: list[Generation]
+    stored_at: float
+    expires_at: float | None = None
+    retained_until: float | None = None
+    tags: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Totals(NamedTuple):
+    """What a cache holds. `bytes` counts keys and values as they are kept."""
+
+    entries: int
+    bytes: int
+
+
+class BaseCache(ABC):
+    """LangChain's cache interface. A miss is `None`; a hit is a non-empty list.
+
+    Source: LangChain reference, `langchain_core.caches.BaseCache`. The async methods run the sync
+    ones in a thread unless a subclass has native ones.
+    """
+
+    @abstractmethod
+    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        """Return the generations stored under both strings, or `None`."""
+
+    @abstractmethod
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """Store `return_val` in place of what was there; `ValueError` if it is empty."""
+
+    @abstractmethod
+    def clear(self, **kwargs: Any) -> None:
+        """Remove all entries of this cache, and nothing else."""
+
+    async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        return await _in_thread(partial(self.lookup, prompt, llm_string))
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        await _in_thread(partial(self.update, prompt, llm_string, return_val))
+
+    async def aclear(self, **kwargs: Any) -> None:
+        await _in_thread(partial(self.clear, **kwargs))
+
+
+async def _in_thread(call: Callable[[], _T]) -> _T:
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, copy_context().run, call)
+
+
+class EntryCache(BaseCache):
+    """A cache of entries: what six methods cannot say and a proxy needs.
+
+    Entries handed out are shared and must not be changed by whoever reads them. Entries past
+    `retained_until` are never handed out; an expired one within it is, and the reader judges.
+    """
+
+    def peek(self, key: Key) -> Entry | None:
+        """Return the entry if it is at hand without waiting (in memory), else `None`."""
+        return None
+
+    @abstractmethod
+    async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
+        """Return one entry or `None` for each key, in order."""
+
+    @abstractmethod
+    async def put_many(self, entries: Sequence[Entry]) -> None:
+        """Store all entries; visible to every reader when the call returns."""
+
+    @abstractmethod
+    async def delete(self, id: str) -> bool:
+        """Remove the entry with this id; tell whether there was one."""
+
+    @abstractmethod
+    async def fact(self, name: str, default: str) -> str:
+        """Return the fact shared by all users of this store; `default` becomes it if there is none.
+
+        Atomic across processes: everyone gets the same value.
+        """
+
+    @abstractmethod
+    async def totals(self) -> Totals:
+        """Count what is held."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Finish what is being written and let go of files, threads and connections."""
+
+    async def get(self, key: Key) -> Entry | None:
+        return (await self.get_many((key,)))[0]
+
+    async def put(self, entry: Entry) -> None:
+        await self.put_many((entry,))
+
+
+class NullCache(EntryCache):
+    """Keeps nothing: every lookup is a miss. The cache that is "off"."""
+
+    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        return None
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        require_generations(return_val)
+
+    def clear(self, **kwargs: Any) -> None:
+        return None
+
+    async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
+        return [None] * len(keys)
+
+    async def put_many(self, entries: Sequence[Entry]) -> None:
+        return None
+
+    async def delete(self, id: str) -> bool:
+        return False
+
+    async def fact(self, name: str, default: str) -> str:
+        return default
+
+    async def totals(self) -> Totals:
+        return Totals(0, 0)
+
+    async def aclose(self) -> None:
+        return None
+
+
+def require_generations(return_val: Sequence[Generation]) -> None:
+    """Refuse an empty answer: as a hit it would break every LangChain model (`IndexError`)."""
+    if not return_val:
+        raise ValueError("return_val must hold at least one generation")

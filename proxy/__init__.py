@@ -1,0 +1,1 @@
+"""An HTTP caching proxy in front of LLM provider APIs."""

@@ -1,0 +1,228 @@
+"""The records that travel through the proxy, in the order in which a request meets them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from cache_backends.base import Entry, Generation, Key
+
+# As ASGI gives them: lower-case names, in the order received.
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Who answers on a miss. `base_url` is what a client of the provider would be given."""
+
+    name: str
+    base_url: str
+    # Sent in place of the caller's credential when the operator configured one.
+    api_key: str | None = field(default=None, repr=False)
+    # The header that carries the key; "authorization" means `Bearer <key>`.
+    auth_header: str = "authorization"
+    # Whether `stream_options.include_usage` may be added to a streamed request.
+    include_usage: bool = True
+    # Runs on the user's own machine: work that nobody waits for is cancelled at once.
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the caller asked of the cache. `None` and `False` mean: did not say. Seconds."""
+
+    no_cache: bool = False
+    no_store: bool = False
+    only_if_cached: bool = False
+    max_age: float | None = None
+    min_fresh: float | None = None
+    max_stale: float | None = None  # inf: however stale
+    stale_if_error: float | None = None
+    ttl: float | None = None
+    namespace: str | None = None
+    sample: int | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request for an answer, as it arrived: routed, its caller known, its body whole."""
+
+    provider: Provider
+    path: str  # raw, below the provider's origin: "/openai/v1/chat/completions"
+    query: str  # raw, without "?"
+    url: str  # where it goes on a miss: origin, path and query, raw
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
+    control: Control = Control()
+    client: str | None = None  # the name of the client token that was presented
+
+
+class Ignored(NamedTuple):
+    """A field that is not part of the key, and why."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a Call asks, as its dialect reads it. JSON values, levelled where the dialect knows how.
+
+    `parts` has one value for each entry: one, or one for each input of a batch. Each part is an
+    object of body fields (`{"messages": [...]}`), `parameters` are the body's other fields.
+    """
+
+    dialect: str  # with its version: "chat/1"
+    parts: tuple[dict[str, Any], ...]
+    parameters: dict[str, Any]
+    model: str
+    body: dict[str, Any] = field(repr=False)  # the whole request as parsed; never changed
+    raw: bytes = field(repr=False)  # the same, as it came
+    stream: bool = False
+    wants_usage: bool = True  # would an answer to this request carry usage?
+    asks_usage_upstream: bool = False  # is usage asked of the provider on our own account?
+    echoed: dict[str, Any] = field(default_factory=dict)  # answer fields that repeat the request's
+    ignored: tuple[Ignored, ...] = ()
+
+
+class Scope(StrEnum):
+    """Who shares entries."""
+
+    CREDENTIAL = "credential"
+    CLIENT = "client"
+    SHARED = "shared"
+
+
+class Levelling(NamedTuple):
+    """A regular expression and what replaces its matches in a text before the key is made."""
+
+    pattern: str
+    replacement: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRules:
+    """Which complete answers are stored."""
+
+    refuse_finish_reasons: frozenset[str] = frozenset({"content_filter", "error"})
+    tool_calls: bool = True
+    unparsable_json: bool = False
+    max_temperature: float | None = None
+    max_bytes: int = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the operator's rules and the caller's wishes come to, for one Ask. Seconds."""
+
+    may_read: bool
+    may_write: bool
+    reason: str = ""  # why it may not, for people: "no-store", "rule 2", "temperature 1.0"
+    scope: str = ""  # the partition: a keyed hash of a credential, a client's name, or "shared"
+    namespace: str = ""
+    sample: int = 0
+    ttl: float | None = None  # None: entries do not expire
+    max_age: float | None = None
+    min_fresh: float | None = None
+    max_stale: float = 0.0
+    stale_if_error: float = 0.0
+    only_if_cached: bool = False
+    retain_stale: float = 0.0  # how long an expired entry is kept
+    tags: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()  # dotted paths: "metadata.run_id", "messages.*.id"
+    level: tuple[Levelling, ...] = ()
+    keep: KeepRules = KeepRules()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the cache is asked: one key for each part of the Ask."""
+
+    keys: tuple[Key, ...]
+    ignored: tuple[Ignored, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.keys[0].id
+
+
+class Freshness(StrEnum):
+    """How an entry may be used for one request."""
+
+    FRESH = "fresh"
+    STALE = "stale"  # expired, and the caller takes it as it is
+    IF_ERROR = "if_error"  # expired; serves if the provider fails
+    UNUSABLE = "unusable"
+
+
+class Head(NamedTuple):
+    """The beginning of an upstream response. Names are lower-case; no hop-by-hop headers."""
+
+    status: int
+    headers: Headers
+
+    def header(self, name: bytes) -> bytes:
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+# The answers to the parts of an Ask, in order; each has a Generation for every choice.
+Answers = list[list[Generation]]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFacts:
+    """What policy, savings and logs need to know of an answer."""
+
+    finish_reasons: tuple[str, ...] = ()
+    has_tool_calls: bool = False
+    broken_json: str = ""  # what should be JSON and does not parse: "choices[0].message.content"
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Outcome(StrEnum):
+    """What became of a request: the value of `X-Cache`."""
+
+    HIT = "HIT"
+    MISS = "MISS"
+    PARTIAL = "PARTIAL"
+    STALE = "STALE"
+    COLLAPSED = "COLLAPSED"
+    BYPASS = "BYPASS"
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer on its way to the caller. A body in chunks may raise UpstreamFailure: then the
+    connection is aborted, so that nobody takes a part for the whole."""
+
+    status: int
+    headers: Headers
+    body: bytes | AsyncIterator[bytes]
+
+
+__all__ = [
+    "Answers",
+    "AnswerFacts",
+    "Ask",
+    "Call",
+    "Control",
+    "Entry",
+    "Freshness",
+    "Generation",
+    "Head",
+    "Headers",
+    "Ignored",
+    "KeepRules",
+    "Key",
+    "Levelling",
+    "Outcome",
+    "Provider",
+    "Question",
+    "Reply",
+    "Scope",
+    "Verdict",
+]
