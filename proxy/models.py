@@ -205,8 +205,8 @@ class Reply:
 
 
 __all__ = [
-    "Answers",
     "AnswerFacts",
+    "Answers",
     "Ask",
     "Call",
     "Control",
