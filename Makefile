@@ -1,0 +1,81 @@
+# Everything happens in .venv, made on first use from the hash-pinned locks: requirements.lock holds
+# what running needs, requirements-test.lock that and the tools. Any target takes more arguments:
+#     make run ARGS="--port 9000"    make test ARGS="-k streams"    make lock ARGS=--upgrade
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The pip of an old venv knows no more than this file does: never ask it whether it is current.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV_VERSION := 0.13.8
+COMPILE := $(BIN)/uv pip compile pyproject.toml --group build --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-emit-index-url --no-config --system-certs --quiet \
+	--custom-compile-command "make lock"
+
+RUN_READY := $(VENV)/run-ready
+TEST_READY := $(VENV)/test-ready
+
+.PHONY: help setup run demo test lint types bench lock clean
+.DELETE_ON_ERROR:
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*##/\1	/p' $(MAKEFILE_LIST)
+
+setup: $(RUN_READY)  ## make .venv with the llm-cache-proxy command
+
+run: $(RUN_READY)  ## start the proxy on 127.0.0.1:8484
+	@$(BIN)/llm-cache-proxy serve $(ARGS)
+
+demo: $(RUN_READY)  ## watch a miss and a hit against a built-in provider
+	@$(BIN)/llm-cache-proxy demo $(ARGS)
+
+test: $(TEST_READY)  ## run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(TEST_READY)  ## check style
+	@$(BIN)/ruff check $(ARGS) .
+	@$(BIN)/ruff format --check .
+
+types: $(TEST_READY)  ## check types
+	@$(BIN)/mypy $(ARGS)
+
+bench: $(TEST_READY)  ## measure the proxy against bare servers
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# Versions that still fit stay as they are; ARGS=--upgrade takes the newest.
+lock: $(VENV)/uv-$(UV_VERSION)  ## pin the dependencies again
+	$(COMPILE) $(ARGS) --output-file requirements.lock
+	$(COMPILE) $(ARGS) --extra test --constraint requirements.lock --output-file requirements-test.lock
+
+clean:  ## remove what was built and .venv
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find proxy cache_backends tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "$(PYTHON) is missing; on Debian: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, $(PYTHON) is" \
+			"$$($(PYTHON) -c 'import platform; print(platform.python_version())');" \
+			"name another: make PYTHON=python3.13 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once, about half a minute)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+# setuptools is in the lock: the build takes it from .venv and fetches nothing by itself.
+$(RUN_READY): $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(TEST_READY): $(RUN_READY) requirements-test.lock
+	@echo "Setting up the tools for tests (once)"
+	@$(PIP) install --require-hashes -r requirements-test.lock
+	@touch $@
+
+$(VENV)/uv-$(UV_VERSION): $(VENV)/pyvenv.cfg
+	@$(PIP) install uv==$(UV_VERSION)
+	@touch $@
