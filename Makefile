@@ -71,7 +71,7 @@ $(RUN_READY): $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(TEST_READY): $(RUN_READY) requirements-test.lock
+$(TEST_READY): requirements-test.lock | $(RUN_READY)
 	@echo "Setting up the tools for tests (once)"
 	@$(PIP) install --require-hashes -r requirements-test.lock
 	@touch $@
