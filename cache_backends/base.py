@@ -4,19 +4,29 @@
 (`langchain_core.caches.BaseCache`), so that keyword arguments keep working and any class written
 against that page plugs in. Nothing here imports LangChain.
 """
+# ruff: noqa: ARG002 - the names of parameters are part of the contract, used or not
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
+
+
+class CacheError(Exception):
+    """A cache cannot do what was asked; the message names the store and what is wrong with it.
+
+    What every backend raises to its caller: store full, locked, read-only, closed, out of reach.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,11 @@ class EntryCache(BaseCache):
 
     Entries handed out are shared and must not be changed by whoever reads them. Entries past
     `retained_until` are never handed out; an expired one within it is, and the reader judges.
+    `lookup` and `alookup` know no stale answers: to them an expired entry is a miss, and what they
+    return is a copy.
     """
+
+    _clock: Callable[[], float] = staticmethod(time.time)
 
     def peek(self, key: Key) -> Entry | None:
         """Return the entry if it is at hand without waiting (in memory), else `None`."""
@@ -164,6 +178,21 @@ class EntryCache(BaseCache):
 
     async def put(self, entry: Entry) -> None:
         await self.put_many((entry,))
+
+    async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        return self._answer(await self.get(Key.of(prompt, llm_string)))
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        await self.put(self._entry(prompt, llm_string, return_val))
+
+    def _answer(self, entry: Entry | None) -> list[Generation] | None:
+        if entry is None or (entry.expires_at is not None and entry.expires_at <= self._clock()):
+            return None
+        return deepcopy(entry.generations)
+
+    def _entry(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> Entry:
+        require_generations(return_val)
+        return Entry(Key.of(prompt, llm_string), deepcopy(list(return_val)), self._clock())
 
 
 class NullCache(EntryCache):

@@ -1,0 +1,116 @@
+"""The memory cache's policy: which values stay, under a bound on their bytes.
+
+S3-FIFO (Yang and others, "FIFO queues are all you need for cache eviction", SOSP 2023). A new value
+enters a small queue, a tenth of the space; asked for again it moves to the main queue, else only
+its id is remembered, as a ghost; a ghost that returns goes to the main queue at once. Prompts that
+are seen once, and most are, so never push out what is asked often.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+SMALL_SHARE = 0.1
+# How many rounds through the main queue hits can buy.
+MAX_HITS = 3
+
+
+@dataclass(slots=True, eq=False)
+class Cell(Generic[V]):
+    """A value, the bytes it counts for, and how often it was asked for since it was last judged."""
+
+    value: V
+    size: int
+    hits: int = 0
+    in_main: bool = False
+
+
+class S3Fifo(Generic[V]):
+    """Values by id, as many as fit. Not locked: its owner does that.
+
+    Readers take `cells.get(id)` and mark what they used with `cell.hits`, which needs no lock.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.cells: dict[str, Cell[V]] = {}
+        self.bytes = 0
+        self.evictions = 0
+        self._small: OrderedDict[str, Cell[V]] = OrderedDict()
+        self._main: OrderedDict[str, Cell[V]] = OrderedDict()
+        self._ghosts: OrderedDict[str, None] = OrderedDict()
+        self._small_bytes = 0
+
+    def put(self, id: str, value: V, size: int) -> bool:
+        """Keep the value in place of an older one; `False` if it is larger than all the space."""
+        old = self.discard(id)
+        if size > self.max_bytes:
+            return False
+        cell = Cell(value, size)
+        if old is not None:
+            cell.hits, cell.in_main = old.hits, old.in_main
+        elif id in self._ghosts:
+            del self._ghosts[id]
+            cell.in_main = True
+        # Room is made first: a new value is never its own victim.
+        while self.bytes + size > self.max_bytes:
+            self._evict()
+        self._insert(id, cell)
+        return True
+
+    def discard(self, id: str) -> Cell[V] | None:
+        """Remove and return the cell, if there is one; no ghost stays behind."""
+        cell = self.cells.get(id)
+        if cell is not None:
+            self._remove(id, cell)
+        return cell
+
+    def _insert(self, id: str, cell: Cell[V]) -> None:
+        self.cells[id] = cell
+        self.bytes += cell.size
+        if cell.in_main:
+            self._main[id] = cell
+            return
+        self._small[id] = cell
+        self._small_bytes += cell.size
+
+    def _remove(self, id: str, cell: Cell[V]) -> None:
+        del self.cells[id]
+        self.bytes -= cell.size
+        if cell.in_main:
+            del self._main[id]
+            return
+        del self._small[id]
+        self._small_bytes -= cell.size
+
+    def _evict(self) -> None:
+        """Judge the oldest value of one queue: it goes, or gets another round in the main queue."""
+        if self._small and (self._small_bytes > SMALL_SHARE * self.max_bytes or not self._main):
+            self._judge_small()
+        else:
+            self._judge_main()
+
+    def _judge_small(self) -> None:
+        id, cell = next(iter(self._small.items()))
+        self._remove(id, cell)
+        if cell.hits:
+            cell.hits, cell.in_main = 0, True
+            self._insert(id, cell)
+            return
+        self.evictions += 1
+        self._ghosts[id] = None
+        while len(self._ghosts) > len(self.cells):
+            self._ghosts.popitem(last=False)
+
+    def _judge_main(self) -> None:
+        id, cell = next(iter(self._main.items()))
+        if cell.hits:
+            cell.hits -= 1
+            self._main.move_to_end(id)
+            return
+        self._remove(id, cell)
+        self.evictions += 1
