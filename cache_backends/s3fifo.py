@@ -69,6 +69,12 @@ class S3Fifo(Generic[V]):
             self._remove(id, cell)
         return cell
 
+    def clear(self) -> None:
+        """Forget everything, ghosts too. Not counted as evictions."""
+        for held in (self.cells, self._small, self._main, self._ghosts):
+            held.clear()
+        self.bytes = self._small_bytes = 0
+
     def _insert(self, id: str, cell: Cell[V]) -> None:
         self.cells[id] = cell
         self.bytes += cell.size
@@ -95,22 +101,22 @@ class S3Fifo(Generic[V]):
             self._judge_main()
 
     def _judge_small(self) -> None:
-        id, cell = next(iter(self._small.items()))
-        self._remove(id, cell)
+        oldest, cell = next(iter(self._small.items()))
+        self._remove(oldest, cell)
         if cell.hits:
             cell.hits, cell.in_main = 0, True
-            self._insert(id, cell)
+            self._insert(oldest, cell)
             return
         self.evictions += 1
-        self._ghosts[id] = None
+        self._ghosts[oldest] = None
         while len(self._ghosts) > len(self.cells):
             self._ghosts.popitem(last=False)
 
     def _judge_main(self) -> None:
-        id, cell = next(iter(self._main.items()))
+        oldest, cell = next(iter(self._main.items()))
         if cell.hits:
             cell.hits -= 1
-            self._main.move_to_end(id)
+            self._main.move_to_end(oldest)
             return
-        self._remove(id, cell)
+        self._remove(oldest, cell)
         self.evictions += 1
