@@ -1,0 +1,281 @@
+"""What is installed, built and deployed agrees: locks, wheel, Makefile, image, examples."""
+
+import ast
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("proxy", "cache_backends")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# Imported only where somebody has installed them; what wants them says so if they are not there.
+OPTIONAL = {"langchain-core"}
+
+
+def pins(name: str) -> dict[str, str]:
+    """The versions in a lock by the canonical names of their distributions."""
+    found = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE)
+    return {canonicalize_name(distribution): version for distribution, version in found}
+
+
+def declared(group: str) -> list[Requirement]:
+    """The requirements that pyproject.toml names for running, `test` or `build`."""
+    project = PYPROJECT["project"]
+    named = {
+        "run": project["dependencies"],
+        "test": project["optional-dependencies"]["test"],
+        "build": PYPROJECT["dependency-groups"]["build"],
+    }
+    return [Requirement(line) for line in named[group]]
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock"])
+def test_a_lock_holds_pins_with_hashes_and_no_address(lock: str) -> None:
+    """Whoever installs from a lock decides where from, and gets what was locked or nothing."""
+    text = (ROOT / lock).read_text()
+    assert "make lock" in text.splitlines()[1]
+    for entry in re.sub(r"^#.*\n|\\\n", "", text, flags=re.MULTILINE).splitlines():
+        pin, *hashes = entry.split(" --hash=")
+        assert re.fullmatch(r"[\w.-]+==[\w.]+( ; [^/@]+?)? *", pin), entry
+        assert hashes, pin
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64} *", digest) for digest in hashes), pin
+
+
+@pytest.mark.parametrize(
+    ("lock", "groups"),
+    [("requirements.lock", ["run", "build"]), ("requirements-test.lock", ["run", "build", "test"])],
+)
+def test_a_lock_satisfies_what_the_project_declares(lock: str, groups: list[str]) -> None:
+    """A dependency added or raised without `make lock` is noticed."""
+    locked = pins(lock)
+    for wanted in (requirement for group in groups for requirement in declared(group)):
+        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), wanted
+
+
+def test_tests_run_against_the_versions_that_users_get() -> None:
+    """The lock for tests holds the lock for running, version for version."""
+    assert pins("requirements.lock").items() <= pins("requirements-test.lock").items()
+
+
+def test_the_build_backend_is_locked() -> None:
+    """What builds the package is what the locks pin: without isolation nothing else is fetched."""
+    assert PYPROJECT["build-system"]["requires"] == PYPROJECT["dependency-groups"]["build"]
+
+
+def test_whatever_is_imported_is_declared() -> None:
+    """A plain install brings all that the packages import."""
+    brought = {canonicalize_name(requirement.name) for requirement in declared("run")} | OPTIONAL
+    files = [path for package in PACKAGES for path in code(package)]
+    modules = set().union(*map(imported, files)) - set(sys.stdlib_module_names) - set(PACKAGES)
+    distributions = packages_distributions()
+    owners = {canonicalize_name(distributions.get(module, [module])[0]) for module in modules}
+    assert owners <= brought
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_the_wheel_holds_both_packages_typed_and_nothing_else(tmp_path: Path) -> None:
+    """What `pip install .` installs: two typed packages, the command and the licence."""
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
+    subprocess.run([sys.executable, *build, "-w", tmp_path, source], check=True, timeout=120)
+    [wheel] = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in code(name)}
+    info = {name for name in names if ".dist-info/" in name}
+    assert names - info == sources | {f"{name}/py.typed" for name in PACKAGES}
+    assert {"entry_points.txt", "licenses/LICENSE"} <= {name.partition("/")[2] for name in info}
+
+
+def code(package: str) -> Iterator[Path]:
+    return (ROOT / package).rglob("*.py")
+
+
+TARGETS = ["setup", "run", "demo", "test", "lint", "types", "bench", "lock", "clean"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_make_knows_the_target(target: str) -> None:
+    """Every promised target is there, and named by a plain `make`."""
+    planned = make("--dry-run", target)
+    assert planned.returncode == 0, planned.stderr
+    assert re.search(rf"^{target}\t", make().stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("failing", "way_out"),
+    [("version_info", "Python 3.11 or newer is needed"), ("ensurepip", "install python3-venv")],
+)
+def test_setup_says_what_the_machine_lacks(tmp_path: Path, failing: str, way_out: str) -> None:
+    """An old Python and a missing venv are named, with what to do, before anything is made."""
+    old = tmp_path / "python"
+    old.write_text(
+        f'#!/bin/sh\ncase "$2" in *{failing}*) exit 1;; esac\nexec {sys.executable} "$@"\n'
+    )
+    old.chmod(0o755)
+    setup = make("setup", f"PYTHON={old}", f"VENV={tmp_path}/venv")
+    assert setup.returncode != 0
+    assert way_out in setup.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # Not as a part of the `make test` that runs these tests.
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions in order, continued lines joined."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if line]
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def test_the_image_runs_without_rights() -> None:
+    """The last user is a number that is not root's, so that Kubernetes can check it."""
+    *_, user = (value for word, value in instructions() if word == "USER")
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+
+
+def test_the_image_installs_from_the_lock() -> None:
+    """Nothing enters the image that the lock does not pin by hash."""
+    installs = [value for word, value in instructions() if word == "RUN" and "pip install" in value]
+    assert installs
+    assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
+
+
+def test_the_image_is_built_from_files_that_reach_the_builder() -> None:
+    """Whatever is copied from the repository exists and is let in by .dockerignore."""
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+    copies = [value.split() for word, value in instructions() if word == "COPY"]
+    for name in (name for copy in copies if "--from" not in copy[0] for name in copy[:-1]):
+        assert f"!{name}" in let_in
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_asks_the_proxy_itself(status: int, code: int) -> None:
+    """Healthy is a 200 of /healthz on the container's own port, whatever HTTP proxy is set."""
+    [check] = (value for word, value in instructions() if word == "HEALTHCHECK")
+    command = yaml.safe_load(check.partition("CMD ")[2])
+    with answering(status) as (port, asked):
+        environment = {
+            "HTTP_PROXY": "http://127.0.0.1:9",
+            "LLM_CACHE_PROXY_SERVER__PORT": str(port),
+        }
+        result = subprocess.run(
+            [sys.executable, *command[1:]], env=environment, timeout=30, check=False
+        )
+    assert (result.returncode, asked) == (code, ["/healthz"])
+
+
+@contextmanager
+def answering(status: int) -> Iterator[tuple[int, list[str]]]:
+    """A server that answers `status` to everything; its port, and the paths it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.server_port, asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def compose_service() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    return loaded["services"]["proxy"]
+
+
+def pod() -> dict[str, Any]:
+    loaded = yaml.safe_load((ROOT / "deploy/kubernetes-sidecar.yaml").read_text())
+    spec: dict[str, Any] = loaded["spec"]["template"]["spec"]
+    return spec
+
+
+def sidecar() -> dict[str, Any]:
+    [container] = pod()["initContainers"]
+    return container
+
+
+def sidecar_settings() -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in sidecar()["env"]}
+
+
+def test_compose_publishes_on_loopback_only() -> None:
+    """Nobody else in the network reaches a proxy started from the example."""
+    assert all(port.startswith("127.0.0.1:") for port in compose_service()["ports"])
+
+
+def test_examples_keep_answers_for_seven_days() -> None:
+    """Who copies an example does not keep answers for ever without having said so."""
+    name, week = "LLM_CACHE_PROXY_CACHE__TTL", str(7 * 24 * 3600)
+    assert compose_service()["environment"][name] == week
+    assert sidecar_settings()[name] == week
+
+
+def test_examples_take_every_right_away() -> None:
+    """Read-only roots, no capabilities, no way to gain any; only the volumes are written to."""
+    service, container = compose_service(), sidecar()
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    context = container["securityContext"]
+    assert context["readOnlyRootFilesystem"]
+    assert not context["allowPrivilegeEscalation"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert pod()["securityContext"]["runAsNonRoot"]
+
+
+def test_the_sidecar_is_asked_for_answers_on_loopback_and_for_health_elsewhere() -> None:
+    """The data port stays inside the pod, the probes reach the ops listener."""
+    settings, container = sidecar_settings(), sidecar()
+    assert settings["LLM_CACHE_PROXY_SERVER__HOST"] == "127.0.0.1"
+    [port] = container["ports"]
+    assert str(port["containerPort"]) == settings["LLM_CACHE_PROXY_OPS__PORT"]
+    probes = [container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")]
+    assert [probe["path"] for probe in probes] == ["/healthz", "/healthz", "/readyz"]
+    assert {probe["port"] for probe in probes} == {port["name"]}
+    assert container["restartPolicy"] == "Always"
