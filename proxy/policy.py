@@ -21,13 +21,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeVar
 
+from cache_backends.base import Entry
 from proxy.errors import ConfigError
 from proxy.models import (
     AnswerFacts,
     Ask,
     Call,
     Control,
-    Entry,
     Freshness,
     KeepRules,
     Levelling,
