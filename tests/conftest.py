@@ -1,0 +1,57 @@
+"""What most tests start from: a fake provider, a served proxy before it, and a client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest_asyncio
+
+from tests.fakes.provider import FakeProvider
+from tests.fakes.raw_client import Connect, RawClient
+from tests.fakes.server import AppServer, Serve
+
+
+@pytest_asyncio.fixture
+async def provider() -> AsyncIterator[FakeProvider]:
+    """A provider on a port of its own."""
+    fake = FakeProvider()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest_asyncio.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """`await serve(app)`: the origin at which a real uvicorn serves the app until the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def start(app: Any, **options: Any) -> str:
+            server = AppServer(app, **options)
+            stack.push_async_callback(server.stop)
+            await server.start()
+            return server.origin
+
+        yield start
+
+
+@pytest_asyncio.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client that knows nothing of the environment's proxies."""
+    async with httpx.AsyncClient(trust_env=False, timeout=10.0) as http:
+        yield http
+
+
+@pytest_asyncio.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """`await connect(base_url)`: a raw connection, closed at the end of the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(base_url: str, **options: Any) -> RawClient:
+            raw = await RawClient.connect(base_url, **options)
+            stack.push_async_callback(raw.aclose)
+            return raw
+
+        yield start

@@ -1,0 +1,198 @@
+"""What FakeProvider says: a keyed hash of what was asked, so that every wrong hit and leak shows.
+
+A test that knows the request and the credential knows the answer. How a request is told apart from
+another is written here anew, and not taken from the proxy: `stream` and `stream_options` say how
+to tell the answer, and the order of the top level's fields says nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+_SECRET = b"known to the fake provider and the tests"
+_HOW_IT_IS_TOLD = ("stream", "stream_options")
+_WORDS = 12
+_DIMENSIONS = 8
+
+
+def expected(
+    body: bytes | dict[str, Any],
+    *,
+    credential: str = "",
+    path: str = "/v1/chat/completions",
+    choice: int = 0,
+) -> str:
+    """The text that answers this body, sent with this credential (a header's value)."""
+    digest = _digest(_levelled(body), credential.encode(), path.encode(), b"%d" % choice)
+    return " ".join(digest[at : at + 2].hex() for at in range(0, 2 * _WORDS, 2))
+
+
+def expected_vector(item: Any, body: dict[str, Any], *, credential: str = "") -> list[float]:
+    """The embedding of one input, whatever else is in the batch. Its numbers fit a float32."""
+    rest = {name: body[name] for name in body if name not in ("input", "encoding_format")}
+    digest = _digest(orjson.dumps(item), _levelled(rest), credential.encode())
+    return [byte / 128 - 1 for byte in digest[:_DIMENSIONS]]
+
+
+def tokens(value: Any) -> int:
+    """What the fake provider bills for a text, a list of token ids, or anything else."""
+    if isinstance(value, list):
+        return len(value)
+    return len(value.split()) if isinstance(value, str) else len(orjson.dumps(value)) // 4
+
+
+def chat_answer(body: dict[str, Any], credential: str, path: str, number: int) -> dict[str, Any]:
+    """A chat completion; its id and time differ from call to call, as a provider's do."""
+    return {
+        "id": f"chatcmpl-{number}",
+        "object": "chat.completion",
+        "created": 1_700_000_000 + number,
+        "model": f"{body.get('model')}-2026-01-01",
+        "choices": [
+            {
+                "index": choice,
+                "message": {
+                    "role": "assistant",
+                    "content": expected(body, credential=credential, path=path, choice=choice),
+                    "refusal": None,
+                },
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+            for choice in range(body.get("n") or 1)
+        ],
+        "usage": _usage(tokens(body.get("messages")), _WORDS * (body.get("n") or 1)),
+        "system_fingerprint": "fp_fake",
+    }
+
+
+def chat_chunks(answer: dict[str, Any], *, usage: bool) -> Iterator[dict[str, Any]]:
+    """The chunks that stream a chat completion of texts, a word at a time."""
+    for choice in answer["choices"]:
+        role: dict[str, Any] = {"role": "assistant", "content": ""}
+        yield _chunk(answer, usage, choice["index"], role)
+        for piece in _pieces(choice["message"]["content"]):
+            yield _chunk(answer, usage, choice["index"], {"content": piece})
+        yield _chunk(answer, usage, choice["index"], {}, choice["finish_reason"])
+    if usage:
+        yield {**_chunk_head(answer), "choices": [], "usage": answer["usage"]}
+
+
+def completion_answer(
+    body: dict[str, Any], credential: str, path: str, number: int
+) -> dict[str, Any]:
+    """A text completion: `n` choices for each prompt of a list."""
+    prompt = body.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and isinstance(prompt[0], str | list) else 1
+    choices = prompts * (body.get("n") or 1)
+    return {
+        "id": f"cmpl-{number}",
+        "object": "text_completion",
+        "created": 1_700_000_000 + number,
+        "model": f"{body.get('model')}-2026-01-01",
+        "choices": [
+            {
+                "text": expected(body, credential=credential, path=path, choice=choice),
+                "index": choice,
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+            for choice in range(choices)
+        ],
+        "usage": _usage(tokens(prompt), _WORDS * choices),
+    }
+
+
+def completion_chunks(answer: dict[str, Any], *, usage: bool) -> Iterator[dict[str, Any]]:
+    """The chunks that stream a text completion, a word at a time."""
+    head = {name: answer[name] for name in ("id", "object", "created", "model")}
+    none = {"usage": None} if usage else {}
+    for choice in answer["choices"]:
+        for piece in _pieces(choice["text"]):
+            told = {**choice, "text": piece, "finish_reason": None}
+            yield {**head, "choices": [told], **none}
+        yield {**head, "choices": [{**choice, "text": ""}], **none}
+    if usage:
+        yield {**head, "choices": [], "usage": answer["usage"]}
+
+
+def embeddings_answer(body: dict[str, Any], credential: str) -> dict[str, Any]:
+    """Embeddings for every input, as floats or base64."""
+    items = embedding_inputs(body.get("input"))
+    vectors = [expected_vector(item, body, credential=credential) for item in items]
+    told = [_base64(each) for each in vectors] if _wants_base64(body) else vectors
+    total = sum(tokens(item) for item in items)
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": at, "embedding": vector}
+            for at, vector in enumerate(told)
+        ],
+        "model": body.get("model"),
+        "usage": {"prompt_tokens": total, "total_tokens": total},
+    }
+
+
+def embedding_inputs(value: Any) -> list[Any]:
+    """The inputs of a batch: a list of numbers is one input."""
+    if isinstance(value, list) and value and isinstance(value[0], str | list):
+        return value
+    return [value]
+
+
+def event(value: dict[str, Any] | str) -> bytes:
+    """One event of a stream, as OpenAI writes it."""
+    return b"data: " + (value.encode() if isinstance(value, str) else orjson.dumps(value)) + b"\n\n"
+
+
+def _digest(*parts: bytes) -> bytes:
+    message = b"".join(b"%d:%b" % (len(part), part) for part in parts)
+    return hmac.digest(_SECRET, message, hashlib.sha256)
+
+
+def _levelled(body: bytes | dict[str, Any]) -> bytes:
+    value = orjson.loads(body) if isinstance(body, bytes) else body
+    asked = {name: value[name] for name in sorted(value) if name not in _HOW_IT_IS_TOLD}
+    return orjson.dumps(asked)
+
+
+def _pieces(text: str) -> list[str]:
+    words = text.split(" ")
+    return [words[0], *(f" {word}" for word in words[1:])]
+
+
+def _chunk_head(answer: dict[str, Any]) -> dict[str, Any]:
+    names = ("id", "created", "model", "system_fingerprint")
+    return {**{name: answer[name] for name in names}, "object": "chat.completion.chunk"}
+
+
+def _chunk(
+    answer: dict[str, Any],
+    usage: bool,
+    index: int,
+    delta: dict[str, Any],
+    finish_reason: str | None = None,
+) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    none = {"usage": None} if usage else {}
+    return {**_chunk_head(answer), "choices": [choice], **none}
+
+
+def _usage(prompt: int, completion: int) -> dict[str, Any]:
+    total = prompt + completion
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
+
+
+def _wants_base64(body: dict[str, Any]) -> bool:
+    return body.get("encoding_format") == "base64"
+
+
+def _base64(vector: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
