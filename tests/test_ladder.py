@@ -1,0 +1,188 @@
+"""Imports run down the ladder only, and each library has one door."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the top down: a module may import from lower rungs only. A package stands for its modules.
+LADDER = (
+    ("proxy.__main__",),
+    ("proxy.cli",),
+    ("proxy.demo", "proxy.explain", "proxy.console"),
+    ("proxy.server",),
+    ("proxy.app",),
+    ("proxy.routes",),
+    ("proxy.engine",),
+    ("proxy.fetch",),
+    ("proxy.store", "proxy.upstream", "proxy.flights", "proxy.policy"),
+    ("proxy.metrics", "proxy.journal", "proxy.aiohttp_transport", "proxy.access"),
+    ("proxy.dialects",),
+    ("proxy.keys", "proxy.sse", "proxy.providers", "proxy.control", "proxy.cache_status"),
+    ("proxy.environment",),
+    ("proxy.config",),
+    ("proxy.provider_table",),
+    ("proxy.models",),
+    ("proxy.errors",),
+    ("cache_backends",),
+)
+
+# Within these packages the files do not know each other, but for what they share.
+STRANGERS = {
+    "proxy.routes": ("",),
+    "proxy.dialects": ("", "base"),
+    "cache_backends": ("", "base", "codec", "lanes", "plain", "s3fifo"),
+}
+
+# Who may import a library or a part; a package stands for its modules.
+DOORS = {
+    "proxy.config": (
+        "proxy.config",
+        "proxy.cli",
+        "proxy.server",
+        "proxy.app",
+        "proxy.demo",
+        "proxy.explain",
+        "proxy.providers",
+    ),
+    "fastapi": ("proxy.app", "proxy.routes"),
+    "starlette": ("proxy.app", "proxy.routes", "proxy.server"),
+    "uvicorn": ("proxy.server", "proxy.demo"),
+    "httpx": ("proxy.upstream", "proxy.aiohttp_transport", "proxy.app", "proxy.cli", "proxy.demo"),
+    "aiohttp": ("proxy.aiohttp_transport",),
+    "typer": ("proxy.cli",),
+    "apsw": ("cache_backends.sqlite",),
+    "sqlite3": (),
+    "redis": ("cache_backends.redis",),
+    "psycopg": ("cache_backends.postgres",),
+    "asyncpg": ("cache_backends.postgres",),
+    "langchain_core": ("cache_backends.langchain",),
+}
+
+# Who reads bytes does no I/O.
+NEVER_WAIT = (
+    "proxy.cache_status",
+    "proxy.control",
+    "proxy.dialects",
+    "proxy.errors",
+    "proxy.keys",
+    "proxy.models",
+    "proxy.policy",
+    "proxy.provider_table",
+    "proxy.sse",
+    "cache_backends.codec",
+)
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PATHS = {
+    name_of(path): path
+    for package in ("proxy", "cache_backends")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(PATHS[module].read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """All that a module imports, wherever in the file: modules of ours, else top-level names."""
+    return frozenset(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            yield from (_ours_or_top(alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            origin = str(node.module)
+            for alias in node.names:
+                inner = f"{origin}.{alias.name}"
+                yield inner if inner in PATHS else _ours_or_top(origin)
+
+
+def _ours_or_top(name: str) -> str:
+    return name if name in PATHS else name.partition(".")[0]
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def rung_of(module: str) -> int | None:
+    """The number of the module's rung, from the top."""
+    for number, rung in enumerate(LADDER):
+        if any(within(module, package) for package in rung):
+            return number
+    return None
+
+
+def package_of(module: str) -> str:
+    return next((each for rung in LADDER for each in rung if within(module, each)), module)
+
+
+@pytest.mark.parametrize("module", [name for name in PATHS if name != "proxy"])
+def test_imports_run_down_the_ladder(module: str) -> None:
+    """A module knows only what is below it, and files of its own package."""
+    rung = rung_of(module)
+    assert rung is not None, f"{module} has no place on the ladder: add it to LADDER"
+    for imported in imports_of(module) & PATHS.keys():
+        if package_of(imported) == package_of(module) or imported == "proxy":
+            continue
+        below = rung_of(imported)
+        assert below is not None, f"{imported} has no place on the ladder"
+        assert below > rung, f"{module} must not import {imported}"
+
+
+@pytest.mark.parametrize("package", STRANGERS)
+def test_neighbours_do_not_know_each_other(package: str) -> None:
+    """A route, a dialect or a backend can be removed without touching its neighbours."""
+    shared = {package + (f".{name}" if name else "") for name in STRANGERS[package]}
+    for module in PATHS:
+        if within(module, package) and module not in shared:
+            known = {each for each in imports_of(module) if within(each, package)}
+            assert known <= shared, f"{module} imports {sorted(known - shared)}"
+
+
+@pytest.mark.parametrize("part", DOORS)
+def test_each_library_has_its_door(part: str) -> None:
+    """Only the modules that are named for it import a library, or the settings."""
+    for module in PATHS:
+        if any(within(imported, part) for imported in imports_of(module)):
+            assert any(within(module, door) for door in DOORS[part]), f"{module} imports {part}"
+
+
+def test_the_cache_can_be_used_without_the_proxy() -> None:
+    """`cache_backends` imports nothing of `proxy`."""
+    for module in PATHS:
+        if within(module, "cache_backends"):
+            assert not any(within(imported, "proxy") for imported in imports_of(module)), module
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in PATHS if any(map(name.startswith, NEVER_WAIT))]
+)
+def test_who_reads_bytes_never_waits(module: str) -> None:
+    """Dialects, keys, event streams, policy and control are plain functions."""
+    waits = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
+    lines = [node.lineno for node in ast.walk(tree_of(module)) if isinstance(node, waits)]
+    assert not lines, f"{module} waits in lines {lines}"
+
+
+def test_the_package_root_is_light() -> None:
+    """Importing `proxy` starts nothing and loads nothing."""
+    assert not imports_of("proxy") & PATHS.keys()
