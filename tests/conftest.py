@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest_asyncio
 
+from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.provider import FakeProvider
 from tests.fakes.raw_client import Connect, RawClient
 from tests.fakes.server import AppServer, Serve
@@ -55,3 +56,22 @@ async def connect() -> AsyncIterator[Connect]:
             return raw
 
         yield start
+
+
+@pytest_asyncio.fixture
+async def proxy(provider: FakeProvider, serve: Serve) -> StartProxy:
+    """`await proxy(cache={"ttl": 60})`: a served proxy with these settings before the provider.
+
+    Its cache is in memory unless another is named.
+    """
+
+    from proxy.app import create_app
+    from proxy.config import load_settings
+
+    async def start(**sections: dict[str, Any]) -> LiveProxy:
+        sections["upstream"] = {"base_url": provider.base_url} | sections.get("upstream", {})
+        sections["cache"] = {"url": "memory://"} | sections.get("cache", {})
+        app = create_app(load_settings(overrides=sections))
+        return LiveProxy(app, await serve(app), provider)
+
+    return start

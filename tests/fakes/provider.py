@@ -162,6 +162,11 @@ class FakeProvider:
     def open_connections(self) -> int:
         return len(self._connections)
 
+    @property
+    def tasks(self) -> frozenset[asyncio.Task[None]]:
+        """The tasks that serve the open connections."""
+        return frozenset(self._connections)
+
     def script(self, *answers: Answer) -> None:
         """Answer the next calls with these, in the order in which the calls are complete."""
         self._script += answers

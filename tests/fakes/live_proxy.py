@@ -1,0 +1,47 @@
+"""A served proxy, and what must hold when nothing is asked of it any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.fakes.provider import FakeProvider
+
+SETTLE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveProxy:
+    """The app at `origin`; `base_url` is what a client of OpenAI is given."""
+
+    app: Any
+    origin: str
+    provider: FakeProvider
+    _known: frozenset[asyncio.Task[Any]] = field(default_factory=asyncio.all_tasks)
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.origin}/v1"
+
+    async def settled(self) -> None:
+        """Wait until nothing is under way: no flight, no task, no call to the provider.
+
+        Idle connections are pooled and may stay. What does not end within five seconds leaks.
+        """
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                while self.provider.busy_connections or self._left_over():
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            busy = self.provider.busy_connections
+            raise AssertionError(f"{busy} calls and {self._left_over()} are still there") from None
+
+    def _left_over(self) -> set[asyncio.Task[Any]]:
+        mine = {asyncio.current_task(), *self.provider.tasks}
+        return {task for task in asyncio.all_tasks() if task not in self._known | mine}
+
+
+# `await proxy(cache={"ttl": 60})`: sections of the settings, as the fixture takes them.
+StartProxy = Callable[..., Awaitable[LiveProxy]]
