@@ -1,0 +1,216 @@
+"""The sections of the configuration: names, types, defaults.
+
+The text below a setting is what `config.example.toml` says of it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+import platformdirs
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
+
+from proxy.config.values import (
+    BaseUrl,
+    HeaderName,
+    Lifetime,
+    Patience,
+    Port,
+    Regex,
+    Seconds,
+    SettingError,
+    Size,
+    Texts,
+    VariableName,
+)
+from proxy.models import KeepRules, Scope
+
+
+def _default_cache_url() -> str:
+    folder = platformdirs.user_data_path("llm-cache-proxy", appauthor=False)
+    return f"sqlite:///{(folder / 'cache.db').as_posix()}"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    """Where to listen. Beyond loopback, think of [clients]: who reaches the proxy can use it."""
+    port: Port = 8484
+    """0 takes any free port."""
+    workers: PositiveInt = 1
+    """Processes. More than one needs a cache that they can share: SQLite, not memory."""
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    """The least that is logged."""
+    drain_s: Seconds = 25.0
+    """How long what runs may take to finish after SIGTERM; below Kubernetes' 30 s."""
+    keep_alive_s: Patience = 120.0
+    """How long an idle client connection stays open; longer than clients keep theirs."""
+    max_cacheable_body: Size = 32 * 2**20
+    """Larger request bodies are streamed past the cache."""
+    send_timeout_s: Patience = 30.0
+    """A client that takes no byte for so long is cut off."""
+    allowed_hosts: Texts = ()
+    """More names that clients may reach a loopback proxy by (their Host header)."""
+    max_misses: PositiveInt = 1000
+    """Misses in flight; more get 503 and Retry-After, hits are still served."""
+
+
+class Upstream(Section):
+    provider: str = "openai"
+    """Who answers under /v1: a known provider, or one of [providers]."""
+    base_url: BaseUrl | None = None
+    """Replaces that provider's base URL, with its /v1: "http://127.0.0.1:9999/v1"."""
+    connect_timeout_s: Patience = 10.0
+    """To reach the provider."""
+    first_byte_timeout_s: Patience = 600.0
+    """Until the answer begins; as long as OpenAI's clients wait."""
+    idle_timeout_s: Patience = 300.0
+    """Between two pieces of an answer."""
+    max_connections: NonNegativeInt = 0
+    """To all providers, for each worker; 0 means no limit."""
+    keep_alive_s: Seconds = 30.0
+    """How long an idle connection to a provider stays open."""
+    include_usage: bool = True
+    """Ask providers that tolerate it for usage in streams, so that entries know their tokens."""
+    finish_abandoned_s: Seconds = 60.0
+    """How long an answer that nobody waits for any more is still fetched, to store it."""
+    flight_patience_s: Patience = 60.0
+    """How long a request waits for an equal one that shows no sign of life before it goes alone."""
+
+
+class Cache(Section):
+    url: str = Field(default_factory=_default_cache_url)
+    """sqlite:///FILE (four slashes: absolute), memory://, null:// or module:Class. Default: a
+    SQLite file in your data directory."""
+    ttl: Lifetime | None = None
+    """How long answers stay fresh: "7d", "1h30m", seconds. Unset: they do not expire."""
+    max_ttl: Lifetime | None = None
+    """The most a client may ask for. Unset: not above ttl; without a ttl, freely."""
+    stale_if_error_s: Seconds = 86400.0
+    """How long an expired answer may still stand in when the provider fails."""
+    scope: Scope = Scope.CREDENTIAL
+    """Who shares answers: "credential" (the same key), "client" (see [clients]), "shared" (all)."""
+    scope_secret: SecretStr | None = None
+    """Keys the hash of credentials. Unset: made once and kept in the cache."""
+    max_bytes: Size | None = None
+    """What the cache may take. Unset: SQLite 10 GiB and half of the free disk, memory 256 MiB."""
+    max_entry: Size = 64 * 2**20
+    """Larger answers are not stored."""
+    lookup_timeout_s: Patience = 0.25
+    """A slower cache is a miss."""
+    save_timeout_s: Patience = 5.0
+    """A slower save is given up; the client has its answer already."""
+    honour_cache_control: bool = True
+    """Heed Cache-Control and LLM-Cache-Control of requests."""
+    key_headers: Texts = ()
+    """More request headers that can change an answer, to make them part of the key."""
+    namespace: str = ""
+    """Answers of other namespaces are not seen: "staging", "v2"."""
+    refuse_finish_reasons: Texts = tuple(sorted(KeepRules().refuse_finish_reasons))
+    """Answers that ended for these reasons are not stored."""
+    tool_calls: bool = True
+    """Store answers that call tools."""
+    unparsable_json: bool = False
+    """Store answers that should be JSON and are not."""
+    max_temperature: NonNegativeFloat | None = None
+    """Requests above this temperature go past the cache. Unset: all are cached."""
+
+
+class Level(Section):
+    pattern: Regex
+    """A regular expression."""
+    replacement: str = ""
+    """What takes the place of each match."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        try:
+            re.compile(self.pattern).sub(self.replacement, "")
+        except (re.error, IndexError) as exc:
+            raise SettingError(f"does not fit the pattern: {exc}", "replacement") from None
+        return self
+
+
+class Rule(Section):
+    """For which requests what is different. The first rule that matches counts."""
+
+    provider: Texts = ()
+    """For these providers."""
+    path: Texts = ()
+    """For these paths."""
+    model: Texts = ()
+    """For these models."""
+    client: Texts = ()
+    """For these clients of [clients]."""
+    header: dict[str, Texts] = Field(default_factory=dict)
+    """For requests with these headers."""
+    cache: bool | None = None
+    """false: past the cache."""
+    ttl: Lifetime | None = None
+    """As in [cache]; "never" where [cache] has one and these answers shall not expire."""
+    namespace: str | None = None
+    """As in [cache]."""
+    ignore: Texts | None = None
+    """Fields that are left out of the key; * stands for every item."""
+    level: tuple[Level, ...] | None = None
+    """Texts are levelled with these before the key is made; what is sent stays as it is."""
+    refuse_finish_reasons: Texts | None = None
+    """As in [cache]."""
+    tool_calls: bool | None = None
+    """As in [cache]."""
+    unparsable_json: bool | None = None
+    """As in [cache]."""
+    max_temperature: NonNegativeFloat | None = None
+    """As in [cache]."""
+    max_entry: Size | None = None
+    """As in [cache]."""
+    stale_if_error_s: Seconds | None = None
+    """As in [cache]."""
+
+
+class ProviderSettings(Section):
+    base_url: BaseUrl | None = None
+    """What a client of the provider would be given, with its /v1."""
+    api_key_env: VariableName | None = None
+    """The environment variable with the key to send in place of the caller's."""
+    auth_header: HeaderName | None = None
+    """The header that carries it. Unset: authorization, as a bearer token."""
+    include_usage: bool | None = None
+    """Whether stream_options.include_usage is tolerated. Unset: as known; true for your own."""
+    local: bool | None = None
+    """Runs on your own machine: work that nobody waits for is cancelled at once."""
+
+
+class Client(Section):
+    token_env: VariableName
+    """The environment variable with the token that this client presents as its API key."""
+
+
+class Admin(Section):
+    token: SecretStr | None = None
+    """Better given as LLM_CACHE_PROXY_ADMIN__TOKEN. Unset: made on loopback, off elsewhere."""
+
+
+class Ops(Section):
+    host: str | None = None
+    """Where health, metrics and admin listen apart from the API. Unset: as [server]."""
+    port: Port | None = None
+    """Unset: no listener of their own."""
