@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,9 @@ class LiveProxy:
     app: Any
     origin: str
     provider: FakeProvider
-    _known: frozenset[asyncio.Task[Any]] = field(default_factory=asyncio.all_tasks)
+    _known: frozenset[asyncio.Task[Any]] = field(
+        default_factory=lambda: frozenset(asyncio.all_tasks())
+    )
 
     @property
     def base_url(self) -> str:
@@ -30,13 +33,13 @@ class LiveProxy:
 
         Idle connections are pooled and may stay. What does not end within five seconds leaks.
         """
-        try:
-            async with asyncio.timeout(SETTLE_S):
-                while self.provider.busy_connections or self._left_over():
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
-            busy = self.provider.busy_connections
-            raise AssertionError(f"{busy} calls and {self._left_over()} are still there") from None
+        until = time.monotonic() + SETTLE_S
+        while time.monotonic() < until:
+            if not self.provider.busy_connections and not self._left_over():
+                return
+            await asyncio.sleep(0.005)
+        calls = self.provider.busy_connections
+        raise AssertionError(f"{calls} calls and {self._left_over()} are still there")
 
     def _left_over(self) -> set[asyncio.Task[Any]]:
         mine = {asyncio.current_task(), *self.provider.tasks}
