@@ -99,8 +99,7 @@ def _read_cache_control(text: bytes, events: bool) -> _Said:
 
 
 def _delta_seconds(digits: bytes) -> float:
-    # Python refuses to read thousands of digits.
-    return float(MAX_SECONDS if len(digits) > 10 else min(int(digits), MAX_SECONDS))
+    return float(min(int(digits), MAX_SECONDS))
 
 
 def _read_dictionary(source: str, text: bytes) -> _Said:

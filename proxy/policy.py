@@ -79,6 +79,7 @@ class Policy:
         *,
         ttl: float | None = None,
         scope: Scope = Scope.CREDENTIAL,
+        namespace: str = "",
         stale_if_error: float = 0.0,
         retain_stale: float = 0.0,
         keep: KeepRules = _KEEP,
@@ -90,6 +91,7 @@ class Policy:
         self._max_ttl = max_ttl
         usual = Rule(
             ttl=math.inf if ttl is None else ttl,
+            namespace=namespace,
             stale_if_error=stale_if_error,
             retain_stale=retain_stale,
         )
@@ -267,7 +269,7 @@ def _settle(rule: Rule, usual: Rule, keep: KeepRules) -> Verdict:
     return Verdict(
         may_read=True,
         may_write=True,
-        namespace=rule.namespace or "",
+        namespace=_or(rule.namespace, usual.namespace) or "",
         ttl=None if ttl == math.inf else ttl,
         stale_if_error=stale_if_error,
         # An entry that may serve when the provider fails has to be there for it.

@@ -104,17 +104,19 @@ def test_a_client_pattern_needs_a_client() -> None:
 
 def test_the_first_matching_rule_counts() -> None:
     """Later rules add nothing to an earlier one that matched."""
-    policy = Policy([Rule(model="o1*", ttl=1), Rule(ttl=2, namespace="b"), Rule(ttl=3)], ttl=9)
-    assert (judge(policy).ttl, judge(policy).namespace) == (2, "b")
-    assert policy.judge(make_call(), make_ask(model="o1-mini"), "shared").namespace == ""
+    rules = [Rule(model="o1*", ttl=1), Rule(ttl=2, namespace="b"), Rule(ttl=3, tool_calls=False)]
+    verdict = judge(Policy(rules, ttl=9))
+    assert (verdict.ttl, verdict.namespace, verdict.keep.tool_calls) == (2, "b", True)
 
 
 def test_what_a_rule_does_not_say_is_as_configured_for_all() -> None:
     """A rule changes what it names and nothing else."""
     keep = KeepRules(tool_calls=False, max_bytes=7)
     rule = Rule(unparsable_json=True)
-    verdict = judge(Policy([rule], ttl=60, stale_if_error=5, retain_stale=9, keep=keep))
+    policy = Policy([rule], ttl=60, namespace="v2", stale_if_error=5, retain_stale=9, keep=keep)
+    verdict = judge(policy)
     assert (verdict.ttl, verdict.stale_if_error, verdict.retain_stale) == (60, 5, 9)
+    assert verdict.namespace == "v2"
     assert verdict.keep == KeepRules(tool_calls=False, max_bytes=7, unparsable_json=True)
 
 
@@ -186,6 +188,14 @@ def test_what_a_caller_asks_reaches_the_verdict() -> None:
     verdict = judge(Policy([Rule(namespace="usual", stale_if_error=9)]), control)
     assert (verdict.namespace, verdict.sample, verdict.tags) == ("evals", 7, ("a",))
     assert {name: getattr(verdict, name) for name in asked} == asked
+
+
+def test_the_weaker_namespace_gives_way() -> None:
+    """All, rule, caller: whoever is nearer to the request names the namespace, also as none."""
+    policy = Policy([Rule(model="o1*", namespace="rule")], namespace="all")
+    named = policy.judge(make_call(), make_ask(model="o1"), "shared").namespace
+    assert (judge(policy).namespace, named) == ("all", "rule")
+    assert judge(policy, Control(namespace="")).namespace == ""
 
 
 def test_a_caller_may_refuse_stale_answers() -> None:
