@@ -38,6 +38,9 @@ EXPOSE 8484
 STOPSIGNAL SIGTERM
 # Not urllib: it would ask through an HTTP_PROXY that is meant for the providers.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 \
-    CMD ["python", "-Ic", "import http.client as http, os; env = os.environ.get; asked = http.HTTPConnection('127.0.0.1', int(env('LLM_CACHE_PROXY_OPS__PORT') or env('LLM_CACHE_PROXY_SERVER__PORT')), timeout=4); asked.request('GET', '/healthz'); raise SystemExit(asked.getresponse().status != 200)"]
+    CMD ["python", "-Ic", "import http.client, os; env = os.environ.get; \
+        port = env('LLM_CACHE_PROXY_OPS__PORT') or env('LLM_CACHE_PROXY_SERVER__PORT'); \
+        proxy = http.client.HTTPConnection('127.0.0.1', int(port), timeout=4); \
+        proxy.request('GET', '/healthz'); raise SystemExit(proxy.getresponse().status != 200)"]
 ENTRYPOINT ["llm-cache-proxy"]
 CMD ["serve"]

@@ -4,6 +4,7 @@ import ast
 import http.server
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,13 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from proxy.config import Settings, load_settings, units
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("proxy", "cache_backends")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# Imported only where somebody has installed them; what wants them says so if they are not there.
-OPTIONAL = {"langchain-core"}
+# Imported only where somebody has installed it, or brought by what is declared in just its version.
+NOT_DECLARED = {"langchain-core", "pydantic-core"}
 
 
 def pins(name: str) -> dict[str, str]:
@@ -80,8 +83,10 @@ def test_the_build_backend_is_locked() -> None:
 
 def test_whatever_is_imported_is_declared() -> None:
     """A plain install brings all that the packages import."""
-    brought = {canonicalize_name(requirement.name) for requirement in declared("run")} | OPTIONAL
-    files = [path for package in PACKAGES for path in code(package)]
+    brought = {
+        canonicalize_name(requirement.name) for requirement in declared("run")
+    } | NOT_DECLARED
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     modules = set().union(*map(imported, files)) - set(sys.stdlib_module_names) - set(PACKAGES)
     distributions = packages_distributions()
     owners = {canonicalize_name(distributions.get(module, [module])[0]) for module in modules}
@@ -108,14 +113,17 @@ def test_the_wheel_holds_both_packages_typed_and_nothing_else(tmp_path: Path) ->
     subprocess.run([sys.executable, *build, "-w", tmp_path, source], check=True, timeout=120)
     [wheel] = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in code(name)}
+    sources = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in shipped(name)}
     info = {name for name in names if ".dist-info/" in name}
-    assert names - info == sources | {f"{name}/py.typed" for name in PACKAGES}
+    assert names - info == sources
+    assert {f"{name}/py.typed" for name in PACKAGES} <= sources
     assert {"entry_points.txt", "licenses/LICENSE"} <= {name.partition("/")[2] for name in info}
 
 
-def code(package: str) -> Iterator[Path]:
-    return (ROOT / package).rglob("*.py")
+def shipped(package: str) -> list[Path]:
+    """Every file of a package, also what is not code."""
+    found = (ROOT / package).rglob("*")
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
 
 
 TARGETS = ["setup", "run", "demo", "test", "lint", "types", "bench", "lock", "clean"]
@@ -184,19 +192,26 @@ def test_the_image_is_built_from_files_that_reach_the_builder() -> None:
         assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_the_health_check_asks_the_proxy_itself(status: int, code: int) -> None:
-    """Healthy is a 200 of /healthz on the container's own port, whatever HTTP proxy is set."""
+def health_checks() -> dict[str, list[str]]:
+    """The commands that tell whether the proxy is well, without their `python`."""
     [check] = (value for word, value in instructions() if word == "HEALTHCHECK")
-    command = yaml.safe_load(check.partition("CMD ")[2])
+    return {
+        "image": yaml.safe_load(check.partition("CMD ")[2])[1:],
+        "compose": compose_service()["healthcheck"]["test"][2:],
+    }
+
+
+@pytest.mark.parametrize("where", ["image", "compose"])
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_asks_the_proxy_itself(where: str, status: int, code: int) -> None:
+    """Healthy is a 200 of /healthz on the container's own port, whatever HTTP proxy is set."""
     with answering(status) as (port, asked):
         environment = {
             "HTTP_PROXY": "http://127.0.0.1:9",
             "LLM_CACHE_PROXY_SERVER__PORT": str(port),
         }
-        result = subprocess.run(
-            [sys.executable, *command[1:]], env=environment, timeout=30, check=False
-        )
+        check = [part.replace("8484", str(port)) for part in health_checks()[where]]
+        result = subprocess.run([sys.executable, *check], env=environment, timeout=30, check=False)
     assert (result.returncode, asked) == (code, ["/healthz"])
 
 
@@ -225,35 +240,76 @@ def answering(status: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def compose_service() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
-    return loaded["services"]["proxy"]
+    service: dict[str, Any] = document("compose.yaml")["services"]["proxy"]
+    return service
 
 
 def pod() -> dict[str, Any]:
-    loaded = yaml.safe_load((ROOT / "deploy/kubernetes-sidecar.yaml").read_text())
-    spec: dict[str, Any] = loaded["spec"]["template"]["spec"]
+    spec: dict[str, Any] = document("kubernetes-sidecar.yaml")["spec"]["template"]["spec"]
     return spec
 
 
+def document(name: str) -> Any:
+    return yaml.safe_load((ROOT / "deploy" / name).read_text())
+
+
 def sidecar() -> dict[str, Any]:
+    container: dict[str, Any]
     [container] = pod()["initContainers"]
     return container
 
 
-def sidecar_settings() -> dict[str, str]:
-    return {variable["name"]: variable["value"] for variable in sidecar()["env"]}
+def settings_in(example: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of the proxy in the image, or in an example that runs it."""
+    [image] = (
+        shlex.split(value) for word, value in instructions() if word == "ENV" and "URL" in value
+    )
+    variables = dict(pair.split("=", 1) for pair in image)
+    if example == "compose":
+        variables |= compose_service()["environment"]
+    if example == "sidecar":
+        variables |= {variable["name"]: variable["value"] for variable in sidecar()["env"]}
+    for name in [name for name in os.environ if name.startswith("LLM_CACHE_PROXY_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        if name.startswith("LLM_CACHE_PROXY_"):
+            monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+def test_the_image_keeps_its_cache_in_the_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the image sets are settings; it is reached from outside and writes to the volume."""
+    settings = settings_in("image", monkeypatch)
+    values = dict(instructions())
+    assert (settings.server.host, str(settings.server.port)) == ("0.0.0.0", values["EXPOSE"])
+    assert settings.cache.url.startswith(f"sqlite:///{values['VOLUME']}/")
+
+
+@pytest.mark.parametrize("example", ["compose", "sidecar"])
+def test_examples_keep_answers_for_seven_days(
+    example: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who copies an example does not keep answers for ever without having said so."""
+    assert settings_in(example, monkeypatch).cache.ttl == 7 * 24 * 3600
+
+
+def test_examples_let_the_proxy_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither example kills the proxy while it still waits for running requests."""
+    drain_s = settings_in("image", monkeypatch).server.drain_s
+    assert drain_s < units.seconds(compose_service()["stop_grace_period"])
+    assert drain_s < pod()["terminationGracePeriodSeconds"]
+
+
+def test_the_sidecar_s_cache_fits_its_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eviction begins before the pod's disk is full."""
+    [volume] = (volume for volume in pod()["volumes"] if volume["name"] == "llm-cache")
+    limit = units.size(volume["emptyDir"]["sizeLimit"] + "B")
+    assert (settings_in("sidecar", monkeypatch).cache.max_bytes or limit) < limit
 
 
 def test_compose_publishes_on_loopback_only() -> None:
     """Nobody else in the network reaches a proxy started from the example."""
     assert all(port.startswith("127.0.0.1:") for port in compose_service()["ports"])
-
-
-def test_examples_keep_answers_for_seven_days() -> None:
-    """Who copies an example does not keep answers for ever without having said so."""
-    name, week = "LLM_CACHE_PROXY_CACHE__TTL", str(7 * 24 * 3600)
-    assert compose_service()["environment"][name] == week
-    assert sidecar_settings()[name] == week
 
 
 def test_examples_take_every_right_away() -> None:
@@ -269,12 +325,14 @@ def test_examples_take_every_right_away() -> None:
     assert pod()["securityContext"]["runAsNonRoot"]
 
 
-def test_the_sidecar_is_asked_for_answers_on_loopback_and_for_health_elsewhere() -> None:
+def test_the_sidecar_answers_on_loopback_and_tells_its_health_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The data port stays inside the pod, the probes reach the ops listener."""
-    settings, container = sidecar_settings(), sidecar()
-    assert settings["LLM_CACHE_PROXY_SERVER__HOST"] == "127.0.0.1"
+    settings, container = settings_in("sidecar", monkeypatch), sidecar()
+    assert settings.on_loopback
     [port] = container["ports"]
-    assert str(port["containerPort"]) == settings["LLM_CACHE_PROXY_OPS__PORT"]
+    assert (settings.ops.host, settings.ops.port) == ("0.0.0.0", port["containerPort"])
     probes = [container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")]
     assert [probe["path"] for probe in probes] == ["/healthz", "/healthz", "/readyz"]
     assert {probe["port"] for probe in probes} == {port["name"]}
