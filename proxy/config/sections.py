@@ -72,6 +72,12 @@ class Server(Section):
     max_misses: PositiveInt = 1000
     """Misses in flight; more get 503 and Retry-After, hits are still served."""
 
+    @property
+    def url(self) -> str:
+        """How a client on this machine reaches the proxy."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - told, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
 
 class Upstream(Section):
     provider: str = "openai"
