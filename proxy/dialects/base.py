@@ -124,7 +124,7 @@ class OpenAIDialect(ABC):
         )
 
     def parts(self, asked: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-        """Split what is asked into what is cached apart: one part, unless the dialect knows more."""
+        """Split what is asked into what is cached apart: one part, unless a dialect knows more."""
         return (asked,)
 
     def request(self, ask: Ask, missing: Sequence[int] | None = None) -> bytes:
@@ -204,7 +204,10 @@ class JsonRecorder:
             return None
         if not isinstance(body, dict) or tells_error(body):
             return None
-        return self._read(body)
+        try:
+            return self._read(body)
+        except RecursionError:  # nested as no answer is
+            return None
 
 
 class EventRecorder(ABC):
@@ -222,7 +225,12 @@ class EventRecorder(ABC):
     def feed(self, chunk: bytes) -> None:
         if self._broken:
             return
-        for event in self._decoder.feed(chunk):
+        try:
+            events = self._decoder.feed(chunk)
+        except ProxyError:  # too long an event: it may pass, but is not kept
+            self._broken = True
+            return
+        for event in events:
             if event == b"[DONE]":
                 self._ended = True
             elif event and not self._take(event):
@@ -357,8 +365,11 @@ def _without_usage(line: bytes) -> bytes:
     shown = _NO_USAGE.sub(b"", line, count=1)
     if orjson.loads(shown[5:]) == chunk:
         return shown
-    # `usage: null` also stands further in: write the chunk anew.
-    return b"data: %b%b" % (orjson.dumps(chunk), line[len(line.rstrip()) :])
+    # `usage: null` also stands further in: write the chunk anew, if it is not too deep for that.
+    try:
+        return b"data: %b%b" % (orjson.dumps(chunk), line[len(line.rstrip()) :])
+    except orjson.JSONEncodeError:
+        return line
 
 
 def _includes_usage(body: dict[str, Any]) -> bool:
