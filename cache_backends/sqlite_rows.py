@@ -1,0 +1,193 @@
+"""Entries and facts as rows: every statement that the SQLite cache runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any, NamedTuple
+
+import apsw
+
+from cache_backends.base import Entry, Key, Totals
+from cache_backends.codec import CodecError, decode, encode
+
+# What a row costs beside its strings: its numbers, its places in the table and three indexes.
+ROW_OVERHEAD_BYTES = 256
+PAGE_BYTES = 4096
+# How much one transaction deletes at most: overwriting goes through the log.
+DELETE_ROWS = 20_000
+DELETE_BYTES = 256 * 2**20
+
+FIND = """
+SELECT stored_at, expires_at, retained_until, used_at, value FROM entries
+WHERE id = ? AND prompt = ? AND llm_string = ?
+"""
+STORE = """
+INSERT INTO entries (id, stored_at, expires_at, retained_until, used_at, bytes,
+    provider, model, namespace, prompt, llm_string, value)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET stored_at = excluded.stored_at, expires_at = excluded.expires_at,
+    retained_until = excluded.retained_until, used_at = excluded.used_at, bytes = excluded.bytes,
+    provider = excluded.provider, model = excluded.model, namespace = excluded.namespace,
+    prompt = excluded.prompt, llm_string = excluded.llm_string, value = excluded.value
+"""
+
+Row = tuple[Any, ...]
+
+
+class Found(NamedTuple):
+    """A row that was asked for. `broken` is its value if that could not be read."""
+
+    entry: Entry | None = None
+    used_at: float = 0.0
+    broken: bytes | None = None
+
+
+NOTHING = Found()
+
+
+def row_of(entry: Entry, now: float) -> Row:
+    """Write an entry as a row; `CodecError` if it cannot be, `ValueError` if its id is none."""
+    value = encode(entry.generations, entry.tags, entry.about)
+    about, key = entry.about, entry.key
+    return (
+        bytes.fromhex(key.id),
+        entry.stored_at,
+        entry.expires_at,
+        entry.retained_until,
+        now,
+        _size(len(key.prompt.encode()) + len(key.llm_string.encode()) + len(value)),
+        *(_text(about.get(name)) for name in ("provider", "model", "namespace")),
+        key.prompt,
+        key.llm_string,
+        value,
+    )
+
+
+def row_bytes(row: Row) -> int:
+    """What the row counts for."""
+    size: int = row[5]
+    return size
+
+
+def find(connection: apsw.Connection, key: Key, now: float) -> Found:
+    """Read the row of this key. SQLite compares both strings."""
+    asked = (blob(key.id), key.prompt, key.llm_string)
+    row = connection.execute(FIND, asked).fetchone()
+    if row is None:
+        return NOTHING
+    stored_at, expires_at, retained_until, used_at, value = row
+    if retained_until is not None and retained_until <= now:
+        return NOTHING
+    try:
+        stored = decode(value)
+    except CodecError:
+        return Found(broken=value)
+    times = (stored_at, expires_at, retained_until)
+    if not all(time is None or isfinite(time) for time in times):
+        return Found(broken=value)
+    entry = Entry(key, stored.generations, *times, stored.tags, stored.about)
+    return Found(entry, used_at)
+
+
+def store(connection: apsw.Connection, rows: Iterable[Row]) -> None:
+    connection.executemany(STORE, rows)
+
+
+def mark_used(connection: apsw.Connection, marks: Iterable[tuple[float, bytes]]) -> None:
+    connection.executemany("UPDATE entries SET used_at = max(used_at, ?) WHERE id = ?", marks)
+
+
+def delete(connection: apsw.Connection, id: bytes) -> bool:
+    connection.execute("DELETE FROM entries WHERE id = ?", (id,))
+    return connection.changes() > 0
+
+
+def delete_broken(connection: apsw.Connection, broken: Iterable[tuple[bytes, bytes]]) -> None:
+    """Delete rows by id and the value that could not be read: a new one meanwhile stays."""
+    connection.executemany("DELETE FROM entries WHERE id = ? AND value = ?", broken)
+
+
+def last_row(connection: apsw.Connection) -> int:
+    (last,) = _row(connection, "SELECT ifnull(max(rowid), 0) FROM entries")
+    return int(last)
+
+
+def delete_up_to(connection: apsw.Connection, row: int) -> bool:
+    """Delete some of the rows up to this one; `False` when none was left."""
+    rows = connection.execute(
+        "SELECT rowid, bytes FROM entries WHERE rowid <= ? ORDER BY rowid", (row,)
+    )
+    return _delete_some(connection, rows, DELETE_BYTES) > 0
+
+
+def delete_expired(connection: apsw.Connection, now: float) -> int:
+    rows = connection.execute(
+        "SELECT rowid, bytes FROM entries WHERE retained_until <= ? ORDER BY retained_until", (now,)
+    )
+    return _delete_some(connection, rows, DELETE_BYTES)
+
+
+def delete_unused(connection: apsw.Connection, enough: int) -> int:
+    """Delete what was not used for longest, until `enough` bytes are gone; return how many."""
+    rows = connection.execute("SELECT rowid, bytes FROM entries ORDER BY used_at, rowid")
+    return _delete_some(connection, rows, min(enough, DELETE_BYTES))
+
+
+def give_back(connection: apsw.Connection) -> None:
+    """Return free pages to the file system."""
+    connection.execute("PRAGMA incremental_vacuum").fetchall()
+
+
+def totals(connection: apsw.Connection) -> Totals:
+    return Totals(*_row(connection, "SELECT entries, bytes FROM totals"))
+
+
+def fact(connection: apsw.Connection, name: str) -> str | None:
+    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def fact_or(connection: apsw.Connection, name: str, default: str) -> str:
+    connection.execute("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO NOTHING", (name, default))
+    found = fact(connection, name)
+    return default if found is None else found
+
+
+def blob(id: str) -> bytes:
+    """The id as it is stored; what is no id finds nothing."""
+    try:
+        return bytes.fromhex(id)
+    except ValueError:
+        return b""
+
+
+def _delete_some(connection: apsw.Connection, rows: Iterable[tuple[int, int]], enough: int) -> int:
+    victims: list[tuple[int]] = []
+    for rowid, size in rows:
+        if enough <= 0 or len(victims) >= DELETE_ROWS:
+            break
+        victims.append((rowid,))
+        enough -= size
+    connection.executemany("DELETE FROM entries WHERE rowid = ?", victims)
+    return len(victims)
+
+
+def _row(connection: apsw.Connection, query: str) -> Row:
+    """The row of a query that always has one; without it the file is damaged."""
+    row = connection.execute(query).fetchone()
+    if row is None:
+        raise apsw.CorruptError("a row that was always there is gone")
+    return tuple(row)
+
+
+def _size(payload: int) -> int:
+    """What a payload takes in the file: large ones do not fill their pages up."""
+    size = payload + ROW_OVERHEAD_BYTES
+    if size <= PAGE_BYTES // 4:
+        return size
+    return -(-size // (PAGE_BYTES // 2)) * (PAGE_BYTES // 2)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
