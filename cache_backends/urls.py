@@ -1,0 +1,111 @@
+"""Cache URLs: what `--cache` takes, and the cache that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+
+from cache_backends.base import EntryCache, NullCache
+from cache_backends.memory import MemoryCache
+from cache_backends.plain import PlainCache
+
+MEMORY_MAX_BYTES = 256 * 2**20
+
+ACCEPTED = (
+    "memory://, sqlite:///relative.db, sqlite:////absolute.db, null://, "
+    "or module:Class for a class of your own"
+)
+
+
+def open_cache(url: str, **options: Any) -> EntryCache:
+    """Make the cache that `url` names. Files are opened and drivers imported only when needed.
+
+    - `memory://`: option `max_bytes`, 256 MiB if not given
+    - `sqlite:///file.db`, four slashes for an absolute path: options `max_bytes`, `busy_timeout`
+    - `null://`: keeps nothing
+    - `module:Class?name=value`: the class is called with the query, and the options, as keyword
+      arguments; numbers, `true`, `false` and `null` are passed as such. What is no `EntryCache`
+      is wrapped in a `PlainCache`.
+
+    The first two also take `clock`. An option that is `None` counts as not given. `ValueError` says
+    what is accepted.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return _own(url, given)
+    if scheme not in _OPENERS:
+        raise ValueError(f"unknown cache {url!r}: expected {ACCEPTED}")
+    try:
+        return _OPENERS[scheme](rest, given)
+    except TypeError as exc:
+        raise ValueError(f"cannot open {scheme}:// with {', '.join(given)}: {exc}") from exc
+
+
+def _memory(rest: str, options: Mapping[str, Any]) -> EntryCache:
+    _require_nothing("memory", rest)
+    return MemoryCache(**{"max_bytes": MEMORY_MAX_BYTES, **options})
+
+
+def _null(rest: str, options: Mapping[str, Any]) -> EntryCache:
+    _require_nothing("null", rest)
+    return NullCache(**options)
+
+
+def _sqlite(rest: str, options: Mapping[str, Any]) -> EntryCache:
+    if not rest.startswith("/") or rest == "/":
+        raise ValueError(
+            f"sqlite://{rest} names no file: use sqlite:///relative.db or sqlite:////absolute.db"
+        )
+    if rest == "/:memory:":
+        raise ValueError("sqlite:///:memory: would not outlive this process: use memory://")
+    # The driver is needed only by those who ask for it.
+    from cache_backends.sqlite import SQLiteCache
+
+    return SQLiteCache(rest[1:], **options)
+
+
+_OPENERS: dict[str, Callable[[str, Mapping[str, Any]], EntryCache]] = {
+    "memory": _memory,
+    "null": _null,
+    "sqlite": _sqlite,
+}
+
+
+def _own(url: str, options: Mapping[str, Any]) -> EntryCache:
+    place, _, query = url.partition("?")
+    made = _load(place)(**{name: _value(text) for name, text in parse_qsl(query)}, **options)
+    return made if isinstance(made, EntryCache) else PlainCache(made)
+
+
+def _load(place: str) -> Callable[..., Any]:
+    module, separator, name = place.partition(":")
+    if not separator or not module or not name:
+        raise ValueError(f"unknown cache {place!r}: expected {ACCEPTED}")
+    try:
+        found = getattr(import_module(module), name)
+    except ImportError as exc:
+        raise ValueError(f"cannot import {module!r} for the cache {place!r}: {exc}") from exc
+    except AttributeError as exc:
+        raise ValueError(f"the module {module!r} has no {name!r}") from exc
+    if not callable(found):
+        raise ValueError(f"{place!r} is not a class")
+    return found  # type: ignore[no-any-return]  # whatever the user's module holds
+
+
+def _value(text: str) -> Any:
+    """Numbers, booleans and null as such, anything else as the text that it is."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return text if isinstance(value, (str, list, dict)) else value
+
+
+def _require_nothing(scheme: str, rest: str) -> None:
+    if rest:
+        raise ValueError(f"{scheme}://{rest}: nothing may follow {scheme}://")
