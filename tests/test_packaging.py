@@ -138,17 +138,19 @@ def test_make_knows_the_target(target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failing", "way_out"),
-    [("version_info", "Python 3.11 or newer is needed"), ("ensurepip", "install python3-venv")],
+    ("lack", "way_out"),
+    [
+        ("sys.version_info = (3, 10)", "Python 3.11 or newer is needed"),
+        ("sys.modules['ensurepip'] = None", "apt-get install python3-venv"),
+    ],
 )
-def test_setup_says_what_the_machine_lacks(tmp_path: Path, failing: str, way_out: str) -> None:
+def test_setup_says_what_the_machine_lacks(tmp_path: Path, lack: str, way_out: str) -> None:
     """An old Python and a missing venv are named, with what to do, before anything is made."""
-    old = tmp_path / "python"
-    old.write_text(
-        f'#!/bin/sh\ncase "$2" in *{failing}*) exit 1;; esac\nexec {sys.executable} "$@"\n'
-    )
-    old.chmod(0o755)
-    setup = make("setup", f"PYTHON={old}", f"VENV={tmp_path}/venv")
+    python = tmp_path / "python"
+    lacking = f'{sys.executable} -c "import sys; {lack}; exec(sys.argv[1])"'
+    python.write_text(f'#!/bin/sh\nexec {lacking} "$2"\n')
+    python.chmod(0o755)
+    setup = make("setup", f"PYTHON={python}", f"VENV={tmp_path}/venv")
     assert setup.returncode != 0
     assert way_out in setup.stderr
     assert not (tmp_path / "venv").exists()
