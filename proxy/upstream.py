@@ -1,0 +1,270 @@
+"""What is said to providers: a request out, an open response back, within limits of time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import httpx
+
+from proxy.end_to_end import announced_length, joined, request_headers, response_headers, without
+from proxy.errors import BadRequest, ProxyError, UpstreamFailure, UpstreamTimeout
+from proxy.inflate import Inflate, Plain, decoder_for
+from proxy.models import Head, Headers
+
+# Everything that httpx's transport interface can raise.
+_FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a provider may take, in seconds. A whole request has no limit.
+
+    The SDKs wait 600 s for each byte; a proxy that gives up earlier breaks what works without it.
+    """
+
+    connect_s: float = 10.0  # until there is a connection: its turn in the pool, DNS, TCP, TLS
+    first_byte_s: float = 600.0  # from the end of the request to the head of the response
+    idle_s: float = 600.0  # between two pieces of a body, in either direction
+
+
+class Upstream:
+    """The one door to all providers."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, limits: Limits = Limits()) -> None:
+        self._transport = transport
+        self._limits = limits
+        self._timeout = {"connect": limits.connect_s, "read": limits.idle_s}
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes] | None,
+        *,
+        decode: bool,
+    ) -> Arrival:
+        """Send one request; return when the head of its response is there.
+
+        `headers` are the caller's as they came. With `decode` the body of the response comes plain
+        (but see `Arrival.opaque`), else as it is on the wire. Raises UpstreamFailure,
+        UpstreamTimeout, BadRequest, and what `body` raises.
+        """
+        target = _target(url)
+        request = httpx.Request(
+            method,
+            target.url,
+            headers=_framed(headers, body, decode=decode),
+            stream=self._stream(body),
+            extensions={"target": target.raw, "timeout": self._timeout},
+        )
+        response = await self._response(request, target.host)
+        arrival = Arrival(response, method, target.host, self._limits, decode=decode)
+        if arrival.head.status < 200:
+            await arrival.aclose()
+            raise UpstreamFailure(
+                f"{target.host} wants to go on in another protocol ({arrival.head.status}), "
+                "which this proxy does not speak; ask it directly"
+            )
+        return arrival
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    def _stream(self, body: bytes | AsyncIterator[bytes] | None) -> httpx.AsyncByteStream:
+        if body is None or isinstance(body, bytes):
+            return httpx.ByteStream(body or b"")
+        return _Upload(body, self._limits)
+
+    async def _response(self, request: httpx.Request, host: str) -> httpx.Response:
+        upload = request.stream if isinstance(request.stream, _Upload) else None
+        try:
+            async with asyncio.timeout(self._limits.connect_s + self._limits.first_byte_s) as wait:
+                if upload is not None:
+                    upload.wait = wait
+                return await self._transport.handle_async_request(request)
+        except (TimeoutError, *_FOREIGN) as exc:
+            if upload is not None and upload.error is not None:
+                raise upload.error from None
+            raise _failure(exc, host, self._limits) from exc
+        finally:
+            if upload is not None:
+                upload.wait = None
+
+
+class Arrival:
+    """An open response. Whoever holds it reads `chunks` to the end, or calls `aclose`.
+
+    `length` is what `chunks` will give in all, if that was announced. `opaque` means that the body
+    was to be decoded and cannot be: head and chunks are then as they came.
+    """
+
+    def __init__(
+        self, response: httpx.Response, method: str, host: str, limits: Limits, *, decode: bool
+    ) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._stream = response.stream
+        self._host = host
+        self._limits = limits
+        self._closed = False
+        headers = response_headers(response.headers.raw)
+        decoder = decoder_for(joined(headers, b"content-encoding")) if decode else Plain()
+        self.opaque = decoder is None
+        self._decoder = decoder or Plain()
+        if isinstance(decoder, Inflate):
+            headers = without(headers, b"content-encoding", b"content-length")
+        self.head = Head(response.status_code, headers)
+        has_body = method != "HEAD" and response.status_code not in (204, 304)
+        self.length = announced_length(headers) if has_body else 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<Arrival {self.head.status} from {self._host}, {state}>"
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Give the body as it arrives. Ends only if it is whole; raises UpstreamFailure if not."""
+        try:
+            async for chunk in self._stream:
+                for piece in self._decoder.feed(chunk):
+                    yield piece
+            self._decoder.finish()
+        except httpx.ReadTimeout as exc:
+            raise UpstreamTimeout(
+                f"{self._host} fell silent for {self._limits.idle_s:g} s in the middle of its "
+                "answer; try again, or raise idle_s"
+            ) from exc
+        except _FOREIGN as exc:
+            raise _failure(exc, self._host, self._limits) from exc
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Free the connection. May be called at any time and more than once."""
+        if not self._closed:
+            self._closed = True
+            # Does not suspend in the transport used here: no cancellation can come in between.
+            await self._stream.aclose()
+
+
+class _Upload(httpx.AsyncByteStream):
+    """A request body on its way up. It sets the time-out by who is being waited for."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], limits: Limits) -> None:
+        self._chunks = chunks
+        self._limits = limits
+        self.wait: asyncio.Timeout | None = None
+        self.error: Exception | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            self._give(None)  # the caller may take all the time he wants
+            async for chunk in self._chunks:
+                self._give(self._limits.idle_s)
+                yield chunk
+                self._give(None)
+        except Exception as exc:
+            self.error = exc
+            raise
+        self._give(self._limits.first_byte_s)
+
+    def _give(self, seconds: float | None) -> None:
+        if self.wait is None or self.wait.expired():
+            return
+        now = asyncio.get_running_loop().time()
+        self.wait.reschedule(None if seconds is None else now + seconds)
+
+
+def _framed(
+    headers: Headers, body: bytes | AsyncIterator[bytes] | None, *, decode: bool
+) -> Headers:
+    sent = request_headers(headers)
+    if decode:
+        sent = [*without(sent, b"accept-encoding"), (b"accept-encoding", b"identity")]
+    length = len(body) if isinstance(body, bytes) else announced_length(headers)
+    if body and length is not None:
+        sent.append((b"content-length", b"%d" % length))
+    return sent
+
+
+class _Target(NamedTuple):
+    url: httpx.URL
+    raw: bytes  # path and query as they came; httpx.URL levels them
+    host: str  # for people
+
+
+@lru_cache(maxsize=512)
+def _target(url: str) -> _Target:
+    if not (url.isascii() and url.isprintable()) or " " in url:
+        raise BadRequest("the path of this request has characters that must be percent-encoded")
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        raise BadRequest("the URL of this request cannot be read; check path and query") from None
+    path = re.sub(r"^\w+://[^/?#]*", "", url)
+    raw = path if path.startswith("/") else f"/{path}"
+    return _Target(parsed, raw.encode(), parsed.netloc.decode())
+
+
+# What each failure means to the caller. A class that is not named counts as its base class.
+_MEANINGS: dict[type[BaseException], type[ProxyError]] = {
+    httpx.TimeoutException: UpstreamTimeout,
+    TimeoutError: UpstreamTimeout,
+    httpx.LocalProtocolError: BadRequest,
+    httpx.InvalidURL: BadRequest,
+    Exception: UpstreamFailure,
+}
+_TEXTS: dict[type[BaseException], str] = {
+    httpx.ConnectTimeout: """
+        {host} gave no connection within {limits.connect_s:g} s; check that this machine can reach
+        it, or raise connect_s""",
+    httpx.PoolTimeout: """
+        no connection to {host} became free; try again, or raise max_connections""",
+    TimeoutError: """
+        {host} did not answer within {limits.first_byte_s:g} s; try again, or raise first_byte_s""",
+    httpx.TimeoutException: """
+        {host} did not answer in time; try again""",
+    httpx.ConnectError: """
+        {host} cannot be reached{why}; check the base URL of the provider, and this machine's
+        network, proxy and certificate settings""",
+    httpx.NetworkError: """
+        {host} broke off the connection{why}; try again""",
+    httpx.ProxyError: """
+        the HTTP proxy on the way to {host} could not be used{why}; check HTTP_PROXY, HTTPS_PROXY
+        and NO_PROXY""",
+    httpx.UnsupportedProtocol: """
+        {host} cannot be asked; the base URL of a provider starts with http:// or https://""",
+    httpx.LocalProtocolError: """
+        this request cannot be sent to {host}; check its method and headers: names are tokens,
+        values UTF-8 without control characters""",
+    httpx.ProtocolError: """
+        {host} broke off the connection{why}, or does not speak HTTP; try again""",
+    httpx.DecodingError: """
+        {host} sent a body that is damaged, or not compressed as its head says; try again""",
+    httpx.InvalidURL: """
+        the URL of this request cannot be read; check its path and query""",
+    Exception: """
+        {host} could not be asked{why}; try again""",
+}
+
+
+def _failure(exc: BaseException, host: str, limits: Limits) -> ProxyError:
+    kinds = type(exc).__mro__
+    error = next(_MEANINGS[kind] for kind in kinds if kind in _MEANINGS)
+    text = " ".join(next(_TEXTS[kind] for kind in kinds if kind in _TEXTS).split())
+    return error(text.format(host=host or "the provider", limits=limits, why=_why(exc)))
+
+
+def _why(exc: BaseException | None) -> str:
+    """Return the operating system's own words, in parentheses. They quote neither URL nor header,
+    which the messages of libraries may."""
+    while exc is not None:
+        if isinstance(exc, OSError) and type(exc).__module__ in ("builtins", "socket", "ssl"):
+            words = getattr(exc, "verify_message", "") or exc.strerror
+            return f" ({words})" if words else ""
+        exc = exc.__cause__
+    return ""
