@@ -1,0 +1,27 @@
+"""The least a Python server does: an ASGI app that reads the body and returns fixed bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import wire
+
+_ANSWER = wire.answer()
+_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(_ANSWER)).encode()),
+    ],
+}
+_BODY = {"type": "http.response.body", "body": _ANSWER}
+
+
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    if scope["type"] != "http":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    await send(_START)
+    await send(_BODY)

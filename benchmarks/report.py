@@ -1,0 +1,131 @@
+"""The one table that a run prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+from typing import NamedTuple
+
+from benchmarks.rounds import CONNECTIONS, Results
+
+HIT_TARGET = 0.6
+MISS_TARGET = 0.7
+FIRST_CHUNK_TARGET_S = 0.001
+# Above this the generator may have held the server back.
+_GENERATOR_LIMIT = 0.95
+
+_HITS = {
+    "bare": "bare uvicorn, the same bytes",
+    "memory": "hit from memory",
+    "sqlite": "hit from SQLite",
+}
+_MISSES = {
+    "forwarder": "bare forwarder, same transport",
+    "memory miss": "miss, stored in memory",
+    "sqlite miss": "miss, stored in SQLite",
+}
+
+
+class Line(NamedTuple):
+    what: str
+    connections: str = ""
+    rate: str = ""
+    p50: str = ""
+    p99: str = ""
+    cpu: str = ""
+    ratio: str = ""
+    target: str = ""
+    mark: str = ""
+
+
+def table(results: Results) -> str:
+    """All results as text."""
+    head = Line("", "conns", "per second", "p50 ms", "p99 ms", "cpu us", "ratio", "target", "")
+    lines = [head, *_rates(results, _HITS, HIT_TARGET), Line("")]
+    lines += [*_rates(results, _MISSES, MISS_TARGET), Line("")]
+    lines += [*_flows(results), *_crowd(results)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    text = "\n".join(_aligned(line, widths) for line in lines)
+    return "\n".join([text, *_remarks(results)])
+
+
+def _aligned(line: Line, widths: list[int]) -> str:
+    cells = [line.what.ljust(widths[0])]
+    cells += [cell.rjust(width) for cell, width in zip(line[1:-1], widths[1:-1], strict=True)]
+    return "  ".join([*cells, line.mark]).rstrip()
+
+
+def _rates(results: Results, names: dict[str, str], target: float) -> Iterator[Line]:
+    first, judged, *_ = names
+    for connections in CONNECTIONS:
+        for name, what in names.items():
+            rates = results.rates[name, connections]
+            line = Line(
+                what,
+                str(connections),
+                f"{results.per_s(name, connections):,.0f}",
+                _ms(median(rate.p50 for rate in rates)),
+                _ms(median(rate.p99 for rate in rates)),
+                f"{1e6 * median(results.cpu_s[name, connections]):.0f}",
+            )
+            if name != first:
+                line = line._replace(ratio=f"{results.ratio(name, first, connections):.2f}")
+            if name == judged:
+                met = results.ratio(name, first, connections) >= target
+                line = line._replace(target=f">= {target}", mark=_mark(met))
+            yield line
+
+
+def _flows(results: Results) -> Iterator[Line]:
+    direct, proxied = results.first_chunk_s("direct"), results.first_chunk_s("proxied")
+    later = proxied - direct
+    yield Line("first chunk, direct", "1", p50=_ms(direct))
+    yield Line(
+        "first chunk, through the proxy",
+        "1",
+        p50=_ms(proxied),
+        ratio=f"+{1000 * later:.2f} ms",
+        target=f"<= {1000 * FIRST_CHUNK_TARGET_S:.0f} ms",
+        mark=_mark(later <= FIRST_CHUNK_TARGET_S),
+    )
+    flow, through = results.chunks_per_s("direct"), results.chunks_per_s("proxied")
+    yield Line("chunks, direct", "1", f"{flow:,.0f}")
+    yield Line("chunks, through the proxy", "1", f"{through:,.0f}", ratio=f"{through / flow:.2f}")
+
+
+def _crowd(results: Results) -> Iterator[Line]:
+    crowd = results.crowd
+    if crowd is None:
+        return
+    yield Line(
+        "streams at a time, complete and right",
+        str(crowd.asked),
+        f"{crowd.chunks_per_s:,.0f}",
+        ratio=f"{crowd.right}",
+        target=f"{crowd.asked}",
+        mark=_mark(crowd.right == crowd.asked),
+    )
+
+
+def _remarks(results: Results) -> Iterator[str]:
+    crowd = results.crowd
+    if crowd is not None:
+        growth = results.crowd_rss_mib - results.idle_rss_mib
+        yield (
+            f"\n{crowd.asked} streams took {crowd.seconds:.1f} s where the provider alone takes"
+            f" {crowd.ideal_s:.1f} s; last first chunk after {crowd.worst_first_chunk_s:.2f} s;"
+            f" {results.crowd_rss_mib:.0f} MiB RSS, {growth:+.0f} MiB for them"
+        )
+    shares = [rate.generator_share for rates in results.rates.values() for rate in rates]
+    if max(shares) > _GENERATOR_LIMIT:
+        yield f"The load generator used up to {max(shares):.0%} of its core: rates may be higher."
+    else:
+        yield f"The load generator used at most {max(shares):.0%} of its core: not the limit."
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.2f}"
+
+
+def _mark(met: bool) -> str:
+    return "pass" if met else "short"
