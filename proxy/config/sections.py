@@ -24,6 +24,7 @@ from proxy.config.values import (
     BaseUrl,
     HeaderName,
     Lifetime,
+    LowerTexts,
     Patience,
     Port,
     Regex,
@@ -67,7 +68,7 @@ class Server(Section):
     """Larger request bodies are streamed past the cache."""
     send_timeout_s: Patience = 30.0
     """A client that takes no byte for so long is cut off."""
-    allowed_hosts: Texts = ()
+    allowed_hosts: LowerTexts = ()
     """More names that clients may reach a loopback proxy by (their Host header)."""
     max_misses: PositiveInt = 1000
     """Misses in flight; more get 503 and Retry-After, hits are still served."""
@@ -126,7 +127,7 @@ class Cache(Section):
     """A slower save is given up; the client has its answer already."""
     honour_cache_control: bool = True
     """Heed Cache-Control and LLM-Cache-Control of requests."""
-    key_headers: Texts = ()
+    key_headers: LowerTexts = ()
     """More request headers that can change an answer, to make them part of the key."""
     namespace: str = ""
     """Answers of other namespaces are not seen: "staging", "v2"."""
@@ -212,7 +213,7 @@ class Client(Section):
 
 class Admin(Section):
     token: SecretStr | None = None
-    """Better given as LLM_CACHE_PROXY_ADMIN__TOKEN. Unset: made on loopback, off elsewhere."""
+    """Opens the admin API. Better given as LLM_CACHE_PROXY_ADMIN__TOKEN than in a file."""
 
 
 class Ops(Section):

@@ -27,6 +27,10 @@ def _split(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _lower(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text.lower() for text in texts)
+
+
 def from_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -42,9 +46,9 @@ def _base_url(url: str) -> str:
         raise ValueError("a URL has only ASCII characters and no spaces")
     try:
         parts = urlsplit(url)
-        _ = parts.port  # parsed on access
-    except ValueError as exc:
-        raise ValueError(f"not a URL: {exc}") from None
+        _ = parts.port  # read on access
+    except ValueError:
+        raise ValueError("not a URL: its host or port cannot be read") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected a URL such as https://api.openai.com/v1")
     if "@" in parts.netloc or "\\" in url:
@@ -73,6 +77,7 @@ Patience = Annotated[Seconds, Field(gt=0)]
 Lifetime = Annotated[float, BeforeValidator(units.lifetime)]
 Size = Annotated[int, BeforeValidator(units.size)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
+LowerTexts = Annotated[Texts, AfterValidator(_lower)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$"), AfterValidator(str.lower)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
