@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from cache_backends.base import Entry, Generation, Key
+from cache_backends.base import Generation, Key
 
 # As ASGI gives them: lower-case names, in the order received.
 Headers = list[tuple[bytes, bytes]]
@@ -58,6 +58,21 @@ class Call:
     body: bytes = field(repr=False)
     control: Control = Control()
     client: str | None = None  # the name of the client token that was presented
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """One request that goes past the cache, streamed both ways."""
+
+    method: str
+    provider: Provider
+    path: str  # raw, below the provider's origin
+    url: str
+    headers: Headers = field(repr=False)
+    body: bytes | AsyncIterator[bytes] | None = field(repr=False)
+    reason: str  # why it is passed on, for people
+    forwarded: str = "bypass"  # the same as RFC 9211's `fwd`: "bypass" or "method"
+    client: str | None = None
 
 
 class Ignored(NamedTuple):
@@ -167,6 +182,11 @@ class Head(NamedTuple):
     def header(self, name: bytes) -> bytes:
         return next((value for key, value in self.headers if key == name), b"")
 
+    @property
+    def streams(self) -> bool:
+        """Are these server-sent events, whatever was asked for?"""
+        return self.header(b"content-type").lower().startswith(b"text/event-stream")
+
 
 # The answers to the parts of an Ask, in order; each has a Generation for every choice.
 Answers = list[list[Generation]]
@@ -195,34 +215,35 @@ class Outcome(StrEnum):
 
 
 @dataclass(slots=True)
+class Event:
+    """One request, for counters and logs: no prompts, no answers, no keys. Seconds."""
+
+    path: str
+    provider: str = ""
+    dialect: str = ""
+    model: str = ""
+    client: str = ""
+    outcome: Outcome | None = None  # None: an error of the proxy's own
+    status: int = 0
+    reason: str = ""  # why it went past the cache, or was not stored
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    seconds: float = 0.0
+    upstream_seconds: float = 0.0
+    saved_seconds: float = 0.0  # what the provider took when the answer was made
+    entry_id: str = ""
+    cut: bool = False  # the caller did not get the whole answer
+
+
+@dataclass(slots=True)
 class Reply:
     """An answer on its way to the caller. A body in chunks may raise UpstreamFailure: then the
-    connection is aborted, so that nobody takes a part for the whole."""
+    connection is cut, so that nobody takes a part for the whole. Once the reply is sent or given
+    up, `release` is called and `close` awaited."""
 
     status: int
     headers: Headers
     body: bytes | AsyncIterator[bytes]
-
-
-__all__ = [
-    "AnswerFacts",
-    "Answers",
-    "Ask",
-    "Call",
-    "Control",
-    "Entry",
-    "Freshness",
-    "Generation",
-    "Head",
-    "Headers",
-    "Ignored",
-    "KeepRules",
-    "Key",
-    "Levelling",
-    "Outcome",
-    "Provider",
-    "Question",
-    "Reply",
-    "Scope",
-    "Verdict",
-]
+    event: Event
+    release: Callable[[], None]
+    close: Callable[[], Awaitable[None]] | None = None

@@ -1,0 +1,218 @@
+"""Builds the parts and joins them: the only place that knows them all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+import httpx
+from fastapi import FastAPI
+
+from cache_backends import EntryCache, open_cache
+from proxy import __version__, keys
+from proxy.access import Access
+from proxy.aiohttp_transport import AiohttpTransport
+from proxy.application import Application
+from proxy.config import Rule as RuleSettings
+from proxy.config import Settings, load_settings
+from proxy.dialects.base import Dialect
+from proxy.dialects.chat import Chat
+from proxy.dialects.completions import Completions
+from proxy.dialects.embeddings import Embeddings
+from proxy.engine import Engine
+from proxy.errors import ConfigError
+from proxy.fetch import Fetcher
+from proxy.flights import Flights
+from proxy.journal import Journal, as_json, for_people
+from proxy.metrics import Metrics
+from proxy.models import Event, KeepRules, Levelling
+from proxy.policy import Policy, Rule
+from proxy.providers import build_providers
+from proxy.replies import Replies
+from proxy.routes.llm import LLMRoute
+from proxy.routes.ops import Health, ops_router
+from proxy.store import Store
+from proxy.upstream import Limits, Upstream
+
+DIALECTS: Mapping[str, Dialect] = {
+    dialect.name: dialect for dialect in (Chat(), Completions(), Embeddings())
+}
+
+
+def create_app(
+    settings: Settings | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+) -> Application:
+    """The proxy as an ASGI app, with a lifespan.
+
+    `settings` default to the environment and the file it names; `transport` takes the place of
+    the network, e.g. `httpx.MockTransport`. Raises ConfigError.
+    """
+    settings = settings or load_settings()
+    metrics, journal = Metrics(), build_journal()
+
+    def listener(event: Event) -> None:
+        metrics.record(event)
+        journal.record(event)
+
+    store = build_store(settings)
+    upstream = build_upstream(settings, transport)
+    flights = Flights(
+        finish_abandoned_s=settings.upstream.finish_abandoned_s,
+        max_backlog=settings.cache.max_entry,
+    )
+    policy, access = build_policy(settings), build_access(settings)
+    fetcher = Fetcher(
+        store=store,
+        upstream=upstream,
+        policy=policy,
+        access=access,
+        max_misses=settings.server.max_misses,
+    )
+    engine = Engine(
+        policy=policy,
+        store=store,
+        fetcher=fetcher,
+        flights=flights,
+        upstream=upstream,
+        access=access,
+        replies=Replies(listener, tier=_tier(settings.cache.url)),
+        scope=settings.cache.scope,
+        keyed_headers=build_keyed_headers(settings),
+        patience_s=settings.upstream.flight_patience_s,
+    )
+    health = Health(degraded=lambda: store.degraded)
+    llm = LLMRoute(
+        engine=engine,
+        providers=build_providers(settings),
+        access=access,
+        dialects=DIALECTS,
+        listener=listener,
+        max_cacheable_body=settings.server.max_cacheable_body,
+        send_timeout_s=settings.server.send_timeout_s,
+    )
+    return Application(
+        llm=llm,
+        ops=build_ops(health),
+        engine=engine,
+        store=store,
+        flights=flights,
+        health=health,
+        metrics=metrics,
+        journal=journal,
+        ops_apart=settings.ops.port is not None,
+    )
+
+
+def build_policy(settings: Settings) -> Policy:
+    """The judge of requests and answers, as configured."""
+    cache = settings.cache
+    return Policy(
+        [_rule(rule) for rule in settings.rules],
+        ttl=cache.ttl,
+        scope=cache.scope,
+        namespace=cache.namespace,
+        stale_if_error=cache.stale_if_error_s,
+        retain_stale=cache.stale_if_error_s,
+        keep=KeepRules(
+            refuse_finish_reasons=frozenset(cache.refuse_finish_reasons),
+            tool_calls=cache.tool_calls,
+            unparsable_json=cache.unparsable_json,
+            max_temperature=cache.max_temperature,
+            max_bytes=cache.max_entry,
+        ),
+        honour_client_control=cache.honour_cache_control,
+        max_ttl=cache.max_ttl,
+    )
+
+
+def _rule(rule: RuleSettings) -> Rule:
+    return Rule(
+        provider=rule.provider,
+        path=rule.path,
+        model=rule.model,
+        client=rule.client,
+        header=rule.header,
+        cache=rule.cache,
+        ttl=rule.ttl,
+        namespace=rule.namespace,
+        ignore=rule.ignore,
+        level=None
+        if rule.level is None
+        else [Levelling(level.pattern, level.replacement) for level in rule.level],
+        refuse_finish_reasons=rule.refuse_finish_reasons,
+        tool_calls=rule.tool_calls,
+        unparsable_json=rule.unparsable_json,
+        max_temperature=rule.max_temperature,
+        max_bytes=rule.max_entry,
+        stale_if_error=rule.stale_if_error_s,
+    )
+
+
+def build_keyed_headers(settings: Settings) -> frozenset[bytes]:
+    """The request headers that are part of the key."""
+    more = (name.lower().encode() for name in settings.cache.key_headers)
+    return keys.KEYED_HEADERS.union(more)
+
+
+def build_store(settings: Settings) -> Store:
+    cache = settings.cache
+    secret = cache.scope_secret
+    return Store(
+        _open_cache(settings),
+        lookup_timeout_s=cache.lookup_timeout_s,
+        save_timeout_s=cache.save_timeout_s,
+        scope_secret=secret.get_secret_value().encode() if secret else None,
+    )
+
+
+def _open_cache(settings: Settings) -> EntryCache:
+    try:
+        return open_cache(settings.cache.url, max_bytes=settings.cache.max_bytes)
+    except ValueError as exc:
+        raise ConfigError(f"cache.url: {exc}") from exc
+
+
+def _tier(url: str) -> str:
+    """How `Cache-Status` names the backend: "sqlite", "memory", "module:Class"."""
+    return url.partition(":")[0] if "://" in url else url.partition("?")[0]
+
+
+def build_upstream(settings: Settings, transport: httpx.AsyncBaseTransport | None) -> Upstream:
+    upstream = settings.upstream
+    limits = Limits(
+        connect_s=upstream.connect_timeout_s,
+        first_byte_s=upstream.first_byte_timeout_s,
+        idle_s=upstream.idle_timeout_s,
+    )
+    return Upstream(
+        transport
+        or AiohttpTransport(
+            max_connections=upstream.max_connections or None, keepalive_s=upstream.keep_alive_s
+        ),
+        limits,
+    )
+
+
+def build_access(settings: Settings) -> Access:
+    tokens = {name: os.environ[client.token_env] for name, client in settings.clients.items()}
+    holds_keys = any(provider.api_key_env for provider in settings.providers.values())
+    return Access(
+        tokens,
+        guard_browser=holds_keys and settings.on_loopback and not tokens,
+        allowed_hosts=frozenset(settings.server.allowed_hosts),
+    )
+
+
+def build_journal() -> Journal:
+    """Lines for people on a terminal, else JSON lines."""
+    if sys.stdout.isatty():
+        return Journal(sys.stdout, for_people)
+    return Journal(sys.stdout, as_json)
+
+
+def build_ops(health: Health) -> FastAPI:
+    """The routes beside the data path."""
+    app = FastAPI(title="llm-cache-proxy", version=__version__, docs_url=None, redoc_url=None)
+    app.include_router(ops_router(health))
+    return app

@@ -1,0 +1,90 @@
+"""The ASGI application: what goes where, and what begins and ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
+
+from proxy.engine import Engine
+from proxy.flights import Flights
+from proxy.journal import Journal, summary
+from proxy.metrics import Metrics
+from proxy.routes.llm import LLMRoute
+from proxy.routes.ops import OPS_PATHS, Health
+from proxy.store import Store
+
+# How often a cache that could not be reached at the start is tried again.
+REOPEN_S = 1.0
+
+
+class Application:
+    """The ASGI app: the data path is plain ASGI, everything else is FastAPI's."""
+
+    def __init__(
+        self,
+        *,
+        llm: LLMRoute,
+        ops: FastAPI,
+        engine: Engine,
+        store: Store,
+        flights: Flights,
+        health: Health,
+        metrics: Metrics,
+        journal: Journal,
+        ops_apart: bool,
+    ) -> None:
+        self._llm = llm
+        self.ops = ops
+        self.engine = engine
+        self.store = store
+        self.flights = flights
+        self.health = health
+        self.metrics = metrics
+        self.journal = journal
+        self._ops_paths: frozenset[str] = frozenset() if ops_apart else OPS_PATHS
+        self._reopening: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self._ops_paths:
+            if not self.health.started:  # a server without lifespan
+                await self.start()
+            await self._llm(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1003})
+        else:
+            await self.ops(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def start(self) -> None:
+        """Open the cache. If it does not answer, requests are served without it until it does."""
+        self.health.started = True
+        await self.store.start()
+        if self.store.scope_secret is None:
+            self._reopening = asyncio.create_task(self._reopen())
+
+    async def _reopen(self) -> None:
+        while self.store.scope_secret is None:
+            await asyncio.sleep(REOPEN_S)
+            await self.store.start()
+
+    async def aclose(self) -> None:
+        """Let go of everything; what is being saved is saved first."""
+        self.health.draining = True
+        if self._reopening is not None:
+            self._reopening.cancel()
+        await self.engine.aclose()
+        self.journal.close()
+        if sys.stdout.isatty() and (said := summary(self.metrics)):
+            sys.stdout.write(f"\n{said}\n")

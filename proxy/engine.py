@@ -1,0 +1,233 @@
+"""The way of a request, in order: read, judge, key; at hand? else join or start a flight; reply.
+
+Nothing else stands here, and nowhere else is this order known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Hashable
+from dataclasses import replace
+from functools import partial
+
+import orjson
+
+from proxy import keys
+from proxy.access import Access
+from proxy.dialects.base import Dialect
+from proxy.errors import NotCached, UpstreamFailure
+from proxy.fetch import Fetcher, Inquiry
+from proxy.flights import Flight, Flights, Listener
+from proxy.models import Call, Freshness, Outcome, Passing, Reply, Scope, Verdict
+from proxy.policy import Policy
+from proxy.replies import Replies
+from proxy.store import Store
+from proxy.upstream import Upstream
+
+# Above this the strict parse of a body is left for misses, and done off the loop.
+STRICT_PARSE_AT_ONCE_BYTES = 16 * 2**10
+
+
+class Engine:
+    """Answers calls."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        store: Store,
+        fetcher: Fetcher,
+        flights: Flights,
+        upstream: Upstream,
+        access: Access,
+        replies: Replies,
+        scope: Scope = Scope.CREDENTIAL,
+        keyed_headers: frozenset[bytes] = keys.KEYED_HEADERS,
+        patience_s: float = 60.0,
+    ) -> None:
+        self._policy = policy
+        self._store = store
+        self._fetcher = fetcher
+        self._flights = flights
+        self._upstream = upstream
+        self._access = access
+        self._replies = replies
+        self._scope = scope
+        self._keyed_headers = keyed_headers
+        self._patience_s = patience_s
+
+    def inquire(self, call: Call, dialect: Dialect) -> Inquiry:
+        """Read, judge and key a call; raises what is wrong with it."""
+        began = time.perf_counter()
+        ask = dialect.read(call)
+        secret = self._store.scope_secret
+        partition = keys.partition(self._scope, call, secret or b"")
+        verdict = self._policy.judge(call, ask, partition)
+        if secret is None:
+            verdict = _past_the_cache(verdict, "the cache is not available")
+        elif len(call.body) <= STRICT_PARSE_AT_ONCE_BYTES and (why := keys.ambiguity(call.body)):
+            verdict = _past_the_cache(verdict, why)
+        question = keys.question(call, ask, verdict, self._keyed_headers)
+        return Inquiry(call, dialect, ask, verdict, question, began)
+
+    def at_hand(self, inquiry: Inquiry) -> Reply | None:
+        """The reply, if the answer is in memory."""
+        if not inquiry.verdict.may_read:
+            return None
+        found = self._store.peek(inquiry.question.keys)
+        if found is None:
+            return None
+        known = self._fetcher.usable(inquiry, found)
+        if not _serves(known):
+            return None
+        lookup_s = time.perf_counter() - inquiry.began
+        return self._replies.hit(inquiry, found, _outcome(known), lookup_s=lookup_s)
+
+    async def answer(self, inquiry: Inquiry) -> Reply:
+        """The reply, from the cache or the provider; raises what went wrong instead."""
+        if inquiry.verdict.only_if_cached:
+            return await self._cached_only(inquiry)
+        inquiry = await self._strictly_parsed(inquiry)
+        key = self._flight_key(inquiry)
+        flight, joined = self._board(inquiry, key)
+        listener = flight.listen()
+        try:
+            if not await listener.wait_for_start(self._patience_s):
+                listener = await self._overtake(inquiry, key, listener)
+                joined = listener.flight is flight and joined
+            return await self._reply(inquiry, listener, joined)
+        except BaseException:
+            listener.leave()
+            raise
+
+    async def pass_on(self, passing: Passing) -> Reply:
+        """Hand a request to the provider and its answer back, both as they come."""
+        headers = self._access.dress(passing.headers, passing.provider)
+        arrival = await self._upstream.send(
+            passing.method, passing.url, headers, passing.body, decode=False
+        )
+        return self._replies.passed_on(passing, arrival)
+
+    async def _strictly_parsed(self, inquiry: Inquiry) -> Inquiry:
+        raw = inquiry.call.body
+        if len(raw) <= STRICT_PARSE_AT_ONCE_BYTES:
+            return inquiry
+        why = await asyncio.to_thread(keys.ambiguity, raw)
+        return replace(inquiry, verdict=_past_the_cache(inquiry.verdict, why)) if why else inquiry
+
+    async def _cached_only(self, inquiry: Inquiry) -> Reply:
+        """A stored answer or none: no flight is joined, the provider is not asked."""
+        began = time.perf_counter()
+        found = await self._store.find(inquiry.question.keys)
+        known = self._fetcher.usable(inquiry, found)
+        if not inquiry.verdict.may_read or not _serves(known):
+            raise NotCached("No answer is stored for this request, and only-if-cached was asked.")
+        entries = [entry for entry in found if entry is not None]
+        lookup_s = time.perf_counter() - began
+        return self._replies.hit(inquiry, entries, _outcome(known), lookup_s=lookup_s)
+
+    def _flight_key(self, inquiry: Inquiry) -> Hashable:
+        """What must be equal to share one fetch; `None`: nobody may."""
+        verdict = inquiry.verdict
+        if not (verdict.may_read and verdict.may_write):
+            return None
+        # The caller too, also where entries are shared: one's 401 must not reach the others.
+        secret = self._store.scope_secret or b""
+        caller = keys.partition(Scope.CREDENTIAL, inquiry.call, secret)
+        echoed = orjson.dumps(inquiry.ask.echoed, option=orjson.OPT_SORT_KEYS)
+        return (inquiry.question.keys, caller, echoed, verdict)
+
+    def _board(self, inquiry: Inquiry, key: Hashable) -> tuple[Flight, bool]:
+        """The flight for this inquiry, and whether somebody else began it."""
+        # One who wants it in one piece can be told what a stream brings, but not the reverse.
+        for stream in (True,) if inquiry.ask.stream else (True, False):
+            flight = self._flights.joinable((key, stream)) if key is not None else None
+            if flight is not None:
+                return flight, True
+        return self._start(inquiry, key), False
+
+    def _start(self, inquiry: Inquiry, key: Hashable) -> Flight:
+        return self._flights.start(
+            None if key is None else (key, inquiry.ask.stream),
+            partial(self._fetcher.run, inquiry),
+            worth_finishing=inquiry.verdict.may_write and not inquiry.call.provider.local,
+        )
+
+    async def _overtake(self, inquiry: Inquiry, key: Hashable, first: Listener) -> Listener:
+        """A flight without a sign of life: send one more, listen to whichever starts first."""
+        flight, _ = self._board(inquiry, key)
+        if flight is first.flight:
+            flight = self._start(inquiry, key)
+        second = flight.listen()
+        waits = {asyncio.create_task(each.wait_for_start()): each for each in (first, second)}
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            second.leave()
+            raise
+        finally:
+            for wait in waits:
+                wait.cancel()
+        chosen = waits[done.pop()]
+        (second if chosen is first else first).leave()
+        return chosen
+
+    async def _reply(self, inquiry: Inquiry, listener: Listener, joined: bool) -> Reply:
+        flight = listener.flight
+        if flight.found is not None:
+            listener.leave()
+            return self._from_cache(inquiry, flight)
+        if flight.head is None:
+            raise flight.error or UpstreamFailure("The request was given up.")
+        if flight.head.streams and not inquiry.ask.stream and joined:
+            return await self._one_piece(inquiry, listener)
+        return self._replies.live(inquiry, flight, listener, joined)
+
+    def _from_cache(self, inquiry: Inquiry, flight: Flight) -> Reply:
+        assert flight.found is not None
+        fresh = flight.freshness is Freshness.FRESH
+        detail = "stale-if-error" if flight.freshness is Freshness.IF_ERROR else ""
+        return self._replies.hit(
+            inquiry,
+            flight.found,
+            Outcome.HIT if fresh else Outcome.STALE,
+            lookup_s=flight.lookup_s,
+            detail=detail,
+        )
+
+    async def _one_piece(self, inquiry: Inquiry, listener: Listener) -> Reply:
+        """Wait for the end of another's stream, and tell what it brought."""
+        await listener.wait_for_end()
+        flight = listener.flight
+        answers = flight.answers
+        if answers is not None and inquiry.dialect.can_replay(inquiry.ask, answers):
+            listener.leave()
+            return self._replies.from_recording(inquiry, flight, answers)
+        alone = self._start(inquiry, None).listen()
+        try:
+            await alone.wait_for_start()
+            reply = await self._reply(inquiry, alone, joined=False)
+        except BaseException:
+            alone.leave()
+            raise
+        listener.leave()
+        return reply
+
+    async def aclose(self) -> None:
+        """Give up what is in the air, finish what is being saved, let go of connections."""
+        await self._flights.aclose()
+        await self._store.aclose()
+        await self._upstream.aclose()
+
+
+def _past_the_cache(verdict: Verdict, why: str) -> Verdict:
+    return replace(verdict, may_read=False, may_write=False, reason=why)
+
+
+def _serves(known: list[Freshness]) -> bool:
+    return all(each in (Freshness.FRESH, Freshness.STALE) for each in known)
+
+
+def _outcome(known: list[Freshness]) -> Outcome:
+    return Outcome.STALE if Freshness.STALE in known else Outcome.HIT

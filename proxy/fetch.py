@@ -1,0 +1,323 @@
+"""The errand of a flight: look up, else fetch; record what passes by; store what is complete."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cache_backends.base import Entry
+from proxy.access import Access
+from proxy.dialects.base import Dialect, Recorder
+from proxy.errors import Overloaded, UpstreamFailure
+from proxy.flights import Flight
+from proxy.models import Answers, Ask, Call, Freshness, Head, Question, Verdict
+from proxy.policy import Policy
+from proxy.store import Store
+from proxy.upstream import Arrival, Upstream
+
+# Whoever has the last bytes may ask again at once, and should then find the entry: so they wait
+# for the commit, but not for a slow one.
+COMMIT_WAIT_S = 0.02
+# What a provider says when it cannot answer now, and perhaps later. Source: RFC 5861, section 4;
+# 429 is ours: whoever is rate-limited is glad of a known answer.
+FAILED_FOR_NOW = frozenset({429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """One request for an answer, read and judged."""
+
+    call: Call
+    dialect: Dialect
+    ask: Ask
+    verdict: Verdict
+    question: Question
+    began: float = field(default_factory=time.perf_counter)
+
+
+class Fetcher:
+    """Runs errands."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        upstream: Upstream,
+        policy: Policy,
+        access: Access,
+        max_misses: int = 1000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._upstream = upstream
+        self._policy = policy
+        self._access = access
+        self._max_misses = max_misses
+        self._misses = 0
+        self._clock = clock
+
+    async def run(self, inquiry: Inquiry, flight: Flight) -> None:
+        """Bring an answer; raises what the callers are to be told."""
+        found = await self._look_up(inquiry, flight)
+        known = self.usable(inquiry, found)
+        if known.count(Freshness.FRESH) + known.count(Freshness.STALE) == len(known):
+            stale = Freshness.STALE in known
+            flight.serve(_all(found), Freshness.STALE if stale else Freshness.FRESH)
+            return
+        if self._misses >= self._max_misses:
+            raise Overloaded("Too many answers are being fetched. Try again soon.", retry_after=1)
+        self._misses += 1
+        try:
+            await self._fetch_or_fall_back(inquiry, flight, found, known)
+        finally:
+            self._misses -= 1
+
+    async def _look_up(self, inquiry: Inquiry, flight: Flight) -> list[Entry | None]:
+        question = inquiry.question
+        if not inquiry.verdict.may_read:
+            return [None] * len(question.keys)
+        began = time.perf_counter()
+        found = await self._store.find(question.keys)
+        flight.lookup_s = time.perf_counter() - began
+        return found
+
+    def usable(self, inquiry: Inquiry, found: Sequence[Entry | None]) -> list[Freshness]:
+        """How each entry may serve this inquiry."""
+        now = self._clock()
+        known = [
+            Freshness.UNUSABLE
+            if entry is None
+            else self._policy.freshness(inquiry.verdict, entry, now)
+            for entry in found
+        ]
+        answers = [entry.generations for entry in found if entry is not None]
+        if answers and not inquiry.dialect.can_replay(inquiry.ask, answers):
+            return [Freshness.UNUSABLE] * len(known)
+        return known
+
+    async def _fetch_or_fall_back(
+        self,
+        inquiry: Inquiry,
+        flight: Flight,
+        found: list[Entry | None],
+        known: list[Freshness],
+    ) -> None:
+        """Fetch; if the provider fails, an expired entry may stand in."""
+        stand_in = _all(found) if Freshness.UNUSABLE not in known else None
+        try:
+            arrival = await self._send(inquiry, flight, found, known)
+        except UpstreamFailure:
+            if stand_in is None:
+                raise
+            flight.serve(stand_in, Freshness.IF_ERROR)
+            return
+        try:
+            if stand_in is not None and arrival.head.status in FAILED_FOR_NOW:
+                flight.serve(stand_in, Freshness.IF_ERROR)
+                return
+            await self._receive(inquiry, flight, arrival, _fresh_only(found, known))
+        finally:
+            await arrival.aclose()
+
+    async def _send(
+        self,
+        inquiry: Inquiry,
+        flight: Flight,
+        found: list[Entry | None],
+        known: list[Freshness],
+    ) -> Arrival:
+        call, ask = inquiry.call, inquiry.ask
+        missing = [i for i, freshness in enumerate(known) if freshness is not Freshness.FRESH]
+        partly = len(missing) < len(found)
+        body = inquiry.dialect.request(ask, missing if partly else None)
+        began = time.perf_counter()
+        headers = self._access.dress(call.headers, call.provider)
+        arrival = await self._upstream.send("POST", call.url, headers, body, decode=True)
+        flight.upstream_s = time.perf_counter() - began
+        return arrival
+
+    async def _receive(
+        self, inquiry: Inquiry, flight: Flight, arrival: Arrival, fresh: list[Entry | None]
+    ) -> None:
+        began = time.perf_counter() - flight.upstream_s
+        missing = fresh.count(None)
+        recorder = self._recorder(inquiry, arrival, missing)
+        if missing < len(fresh) and recorder is not None:
+            await self._complete(inquiry, flight, arrival, recorder, fresh)
+            return
+        passage = _Passage(flight, arrival, recorder, inquiry.verdict.keep.max_bytes)
+        answers = await passage.run()
+        flight.upstream_s = time.perf_counter() - began
+        flight.answers = answers
+        if arrival.head.status == 200:
+            await self._keep(inquiry, flight, answers, range(missing), passage.bytes)
+        else:
+            flight.reason = f"status {arrival.head.status}"
+        passage.let_go()
+
+    async def _complete(
+        self,
+        inquiry: Inquiry,
+        flight: Flight,
+        arrival: Arrival,
+        recorder: Recorder,
+        fresh: list[Entry | None],
+    ) -> None:
+        """Put the parts that were fetched between those that were known."""
+        began = time.perf_counter() - flight.upstream_s
+        size = 0
+        async for chunk in arrival.chunks():
+            recorder.feed(chunk)
+            size += len(chunk)
+        fetched = recorder.finish()
+        flight.upstream_s = time.perf_counter() - began
+        if fetched is None:
+            raise UpstreamFailure(
+                "The provider's answer to the inputs that were not stored yet cannot be read. "
+                "Send `Cache-Control: no-cache` to fetch all of them from the provider."
+            )
+        missing = [index for index, entry in enumerate(fresh) if entry is None]
+        await self._keep(inquiry, flight, fetched, missing, size)
+        rest = iter(fetched)
+        flight.answers = [next(rest) if entry is None else entry.generations for entry in fresh]
+        flight.partial = True
+        flight.begin(Head(200, [(b"content-type", b"application/json")]))
+        flight.add(inquiry.dialect.replay(inquiry.ask, flight.answers))
+
+    def _recorder(self, inquiry: Inquiry, arrival: Arrival, missing: int) -> Recorder | None:
+        if arrival.head.status != 200 or arrival.opaque:
+            return None
+        return inquiry.dialect.recorder(inquiry.ask, arrival.head, missing)
+
+    async def _keep(
+        self,
+        inquiry: Inquiry,
+        flight: Flight,
+        answers: Answers | None,
+        places: Sequence[int],
+        size: int,
+    ) -> None:
+        """Store what may be stored; say in the flight whether, and why not."""
+        flight.reason = self._refusal(inquiry, answers, size)
+        if flight.reason or answers is None:
+            flight.stored = False
+            return
+        saving = self._store.save(self._entries(inquiry, flight, answers, places))
+        if saving is None:
+            flight.stored, flight.reason = False, "the cache is not available"
+            return
+        done, _ = await asyncio.wait({saving}, timeout=COMMIT_WAIT_S)
+        flight.stored = saving.result() if done else None
+        if flight.stored is False:
+            flight.reason = "the cache did not take it"
+
+    def _refusal(self, inquiry: Inquiry, answers: Answers | None, size: int) -> str:
+        verdict, ask = inquiry.verdict, inquiry.ask
+        if not verdict.may_write:
+            return verdict.reason or "not to be stored"
+        if answers is None:
+            return "incomplete answer"
+        return self._policy.keep(verdict, inquiry.dialect.facts(ask, answers), size)
+
+    def _entries(
+        self, inquiry: Inquiry, flight: Flight, answers: Answers, places: Sequence[int]
+    ) -> list[Entry]:
+        now = self._clock()
+        expires_at, retained_until = self._policy.expiry(inquiry.verdict, now)
+        entries = []
+        for place, generations in zip(places, answers, strict=True):
+            facts = inquiry.dialect.facts(inquiry.ask, [generations])
+            about = {
+                "provider": inquiry.call.provider.name,
+                "dialect": inquiry.ask.dialect,
+                "model": inquiry.ask.model,
+                "namespace": inquiry.verdict.namespace,
+                "client": inquiry.call.client or "",
+                "seconds": round(flight.upstream_s, 6),
+                "input_tokens": facts.input_tokens,
+                "output_tokens": facts.output_tokens,
+            }
+            entry = Entry(
+                inquiry.question.keys[place],
+                generations,
+                stored_at=now,
+                expires_at=expires_at,
+                retained_until=retained_until,
+                tags=inquiry.verdict.tags,
+                about=about,
+            )
+            entries.append(entry)
+        return entries
+
+
+class _Passage:
+    """The way of one body from the provider to a flight, past the recorder.
+
+    A stream is passed on as it comes; but its last chunk, and a body that is no stream, are held
+    until the entry is stored (or `let_go` says so): nobody can ask again before it can be found.
+    """
+
+    def __init__(
+        self, flight: Flight, arrival: Arrival, recorder: Recorder | None, max_bytes: int
+    ) -> None:
+        self._flight = flight
+        self._arrival = arrival
+        self._recorder = recorder
+        self._max_bytes = max_bytes
+        self._held: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._streamed = arrival.head.streams
+        self.bytes = 0
+
+    async def run(self) -> Answers | None:
+        if self._streamed:
+            self._flight.begin(self._arrival.head)
+        async for chunk in self._arrival.chunks():
+            self.bytes += len(chunk)
+            self._record(chunk)
+            if self._must_hold():
+                self._held.append(chunk)
+            else:
+                self._flight.add(chunk)
+                await self._flight.room()
+        return self._recorder.finish() if self._recorder else None
+
+    def _record(self, chunk: bytes) -> None:
+        if self._recorder is not None and self.bytes > self._max_bytes:
+            self._recorder = None  # too large to be stored: what it gathered is let go
+            self.let_go()
+        if self._recorder is not None:
+            self._recorder.feed(chunk)
+
+    def _must_hold(self) -> bool:
+        if not self._streamed:
+            return self.bytes <= self._max_bytes
+        if self._recorder is None or not self._recorder.ended:
+            return False
+        if self._timer is None:
+            # Some providers leave the connection open after the last event.
+            self._timer = asyncio.get_running_loop().call_later(COMMIT_WAIT_S, self.let_go)
+        return True
+
+    def let_go(self) -> None:
+        """Pass on what is held."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._flight.head is None:
+            self._flight.begin(self._arrival.head)
+        for chunk in self._held:
+            self._flight.add(chunk)
+        self._held.clear()
+
+
+def _all(found: Sequence[Entry | None]) -> list[Entry]:
+    return [entry for entry in found if entry is not None]
+
+
+def _fresh_only(found: Sequence[Entry | None], known: Sequence[Freshness]) -> list[Entry | None]:
+    return [
+        entry if freshness is Freshness.FRESH else None
+        for entry, freshness in zip(found, known, strict=True)
+    ]

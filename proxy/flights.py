@@ -1,0 +1,279 @@
+"""One errand for one question, however many ask it at once.
+
+A Flight is the errand: looking up, fetching, saving, in a task of its own. Whoever asks listens to
+it: the backlog at once, then the live chunks. Who leaves harms nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
+from typing import Any
+
+from cache_backends.base import Entry
+from proxy.errors import ProxyError, UpstreamFailure
+from proxy.models import Answers, Freshness, Head
+
+log = logging.getLogger("proxy.flights")
+
+# What a flight keeps so that newcomers can have it all. Past it, only listeners that are already
+# there are served, at the pace of the slowest, who is cut off when he takes nothing for too long.
+MAX_BACKLOG_BYTES = 64 * 2**20
+WINDOW_BYTES = 2**20
+# How long a question whose answer could not be kept is not shared, and how many are remembered.
+UNSHARED_S = 120.0
+MAX_UNSHARED = 10_000
+
+Errand = Callable[["Flight"], Coroutine[Any, Any, None]]
+
+
+class Flight:
+    """What an errand has brought so far."""
+
+    def __init__(self, *, may_share: bool, finish_alone_s: float, max_backlog: int) -> None:
+        self.head: Head | None = None  # the provider's, once it answers
+        self.found: Sequence[Entry] | None = None  # or what the cache had
+        self.freshness = Freshness.FRESH
+        self.partial = False  # part of the answer was stored, the rest was fetched
+        self.answers: Answers | None = None  # what was recorded, once complete
+        self.stored: bool | None = None  # known once the save is tried
+        self.reason = ""  # why it was not stored
+        self.upstream_s = 0.0  # until the provider answered; in the end: until it was done
+        self.lookup_s = 0.0
+        self.error: ProxyError | None = None
+        self.done = False
+        self.sharable = may_share
+        self._finish_alone_s = finish_alone_s
+        self._max_backlog = max_backlog
+        self._chunks: list[bytes] = []
+        self._dropped = 0  # chunks that every listener has had, and that are gone
+        self._bytes = 0
+        self._listeners: set[Listener] = set()
+        self._changed: asyncio.Event = asyncio.Event()
+        self._taken: asyncio.Event = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._abandoned: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "live" if self.head else "waiting"
+        return f"<Flight {state}, {len(self._listeners)} listening, {self._bytes} bytes>"
+
+    # What the errand calls.
+
+    def serve(self, found: Sequence[Entry], freshness: Freshness = Freshness.FRESH) -> None:
+        """The cache has the answer."""
+        self.found, self.freshness = found, freshness
+        self._tell()
+
+    def begin(self, head: Head) -> None:
+        """The provider answers; chunks follow."""
+        self.head = head
+        self._tell()
+
+    def add(self, chunk: bytes) -> None:
+        """Pass on a chunk."""
+        self._chunks.append(chunk)
+        self._bytes += len(chunk)
+        if self._bytes > self._max_backlog:
+            self.sharable = False
+        self._tell()
+
+    async def room(self) -> None:
+        """Wait for the slowest listener, if the whole answer need not be held for newcomers."""
+        if self.sharable:
+            return
+        while True:
+            self._drop_what_all_had()
+            if self._bytes <= WINDOW_BYTES or not self._listeners:
+                return
+            self._taken.clear()
+            await self._taken.wait()
+
+    def _drop_what_all_had(self) -> None:
+        had = min((each.position for each in self._listeners), default=self._end)
+        gone = had - self._dropped
+        self._bytes -= sum(map(len, self._chunks[:gone]))
+        del self._chunks[:gone]
+        self._dropped = had
+
+    def _finish(self, error: ProxyError | None) -> None:
+        self.error = error
+        self.done = True
+        if self._abandoned:
+            self._abandoned.cancel()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # What listeners call.
+
+    def listen(self) -> Listener:
+        listener = Listener(self)
+        self._listeners.add(listener)
+        if self._abandoned:
+            self._abandoned.cancel()
+            self._abandoned = None
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+        self._taken.set()
+        if self._listeners or self.done or self._task is None:
+            return
+        if self._finish_alone_s <= 0:
+            self._task.cancel()
+        else:
+            loop = asyncio.get_running_loop()
+            self._abandoned = loop.call_later(self._finish_alone_s, self._task.cancel)
+
+    @property
+    def _end(self) -> int:
+        return self._dropped + len(self._chunks)
+
+    @property
+    def under_way(self) -> bool:
+        """Is there something to tell: an entry, a head, or the end?"""
+        return self.done or self.head is not None or self.found is not None
+
+
+class Listener:
+    """One caller's ear on a flight."""
+
+    def __init__(self, flight: Flight) -> None:
+        self.flight = flight
+        self.position = 0
+
+    async def wait_for_start(self, patience_s: float | None = None) -> bool:
+        """Wait until there is something to tell; false if patience (seconds) ran out."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while not self.flight.under_way:
+                    await self.flight._changed.wait()
+        except TimeoutError:
+            return self.flight.under_way
+        return True
+
+    async def wait_for_end(self) -> None:
+        """Wait until the errand is over; raises what it failed with."""
+        flight = self.flight
+        while not flight.done:
+            # This listener wants no chunks: it must not hold the others back.
+            self.position = flight._end
+            flight._taken.set()
+            await flight._changed.wait()
+        if flight.error is not None:
+            raise flight.error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The backlog in one piece, then each chunk as it arrives; raises what it failed with."""
+        flight = self.flight
+        while True:
+            if self.position < flight._end:
+                fresh = flight._chunks[self.position - flight._dropped :]
+                yield fresh[0] if len(fresh) == 1 else b"".join(fresh)
+                self.position += len(fresh)
+                flight._taken.set()
+            elif flight.done:
+                break
+            else:
+                await flight._changed.wait()
+        if flight.error is not None:
+            raise flight.error
+
+    def backlog(self) -> bytes:
+        """All that has arrived, in one piece."""
+        return b"".join(self.flight._chunks)
+
+    def leave(self) -> None:
+        self.flight.leave(self)
+
+
+class Flights:
+    """The errands that are under way."""
+
+    def __init__(
+        self,
+        *,
+        finish_abandoned_s: float = 60.0,
+        max_backlog: int = MAX_BACKLOG_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._finish_abandoned_s = finish_abandoned_s
+        self._max_backlog = max_backlog
+        self._clock = clock
+        self._table: dict[Hashable, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unshared: dict[Hashable, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def joinable(self, key: Hashable) -> Flight | None:
+        """The flight of this key that still takes newcomers."""
+        flight = self._table.get(key)
+        return flight if flight is not None and flight.sharable else None
+
+    def start(self, key: Hashable, errand: Errand, *, worth_finishing: bool) -> Flight:
+        """Begin an errand. It can be joined under `key`, unless its last answer could not be kept
+        or `key` is `None`."""
+        sharable = key is not None and not self._is_unshared(key)
+        flight = Flight(
+            may_share=sharable,
+            finish_alone_s=self._finish_abandoned_s if worth_finishing else 0.0,
+            max_backlog=self._max_backlog,
+        )
+        if sharable:
+            self._table[key] = flight
+        flight._task = asyncio.create_task(self._run(key, flight, errand))
+        self._tasks.add(flight._task)
+        flight._task.add_done_callback(self._ended)
+        return flight
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an errand failed: a fault of the proxy", exc_info=error)
+
+    async def _run(self, key: Hashable, flight: Flight, errand: Errand) -> None:
+        error: ProxyError | None = UpstreamFailure("The request was given up.")
+        try:
+            await errand(flight)
+            error = None
+        except ProxyError as exc:
+            error = exc
+        finally:
+            if self._table.get(key) is flight:
+                del self._table[key]
+            self._remember(key, flight)
+            flight._finish(error)
+
+    def _remember(self, key: Hashable, flight: Flight) -> None:
+        """Answers that cannot be kept must not make the next askers wait for each other."""
+        if key is None or flight.head is None:
+            return
+        if flight.stored:
+            self._unshared.pop(key, None)
+        elif flight.reason and flight.head.status == 200:
+            while len(self._unshared) >= MAX_UNSHARED:
+                del self._unshared[next(iter(self._unshared))]
+            self._unshared[key] = self._clock() + UNSHARED_S
+
+    def _is_unshared(self, key: Hashable) -> bool:
+        until = self._unshared.get(key)
+        if until is None:
+            return False
+        if self._clock() < until:
+            return True
+        del self._unshared[key]
+        return False
+
+    async def aclose(self) -> None:
+        """Give up what is still under way."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)

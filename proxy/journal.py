@@ -1,0 +1,183 @@
+"""One line for each request: for people on a terminal, as JSON elsewhere. Never prompts or keys.
+
+A thread of its own writes: a slow terminal or a full pipe holds nobody up.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TextIO
+
+import orjson
+
+from proxy.metrics import Metrics
+from proxy.models import Event, Outcome
+
+log = logging.getLogger("proxy.journal")
+
+# Lines that may wait to be written; past it they are dropped and counted.
+MAX_WAITING = 10_000
+# Paths and reasons that have been warned of once.
+MAX_WARNED = 1_000
+
+_DIM, _BOLD, _RED, _GREEN, _YELLOW, _PLAIN = (f"\x1b[{code}m" for code in (2, 1, 31, 32, 33, 0))
+_COLOURS = {
+    Outcome.HIT: _GREEN,
+    Outcome.PARTIAL: _GREEN,
+    Outcome.COLLAPSED: _GREEN,
+    Outcome.STALE: _YELLOW,
+    Outcome.BYPASS: _YELLOW,
+    Outcome.MISS: "",
+}
+
+Render = Callable[[float, Event], str]
+
+
+class Journal:
+    """Writes a line for each event that it is told of."""
+
+    def __init__(self, out: TextIO, render: Render, clock: Callable[[], float] = time.time) -> None:
+        self._out = out
+        self._render = render
+        self._clock = clock
+        self._lines: queue.SimpleQueue[tuple[float, Event] | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._warned: set[tuple[str, str]] = set()
+        self.dropped = 0
+
+    def record(self, event: Event) -> None:
+        if event.outcome is Outcome.BYPASS:
+            self._warn_once(event)
+        if self._lines.qsize() >= MAX_WAITING:
+            self.dropped += 1
+            return
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
+            self._writer.start()
+        self._lines.put((self._clock(), event))
+
+    def _warn_once(self, event: Event) -> None:
+        """Nobody should wonder why nothing hits."""
+        what = (event.path, event.reason)
+        if what not in self._warned and len(self._warned) < MAX_WARNED:
+            self._warned.add(what)
+            log.warning("%s goes past the cache: %s", _printable(event.path), event.reason)
+
+    def _write(self) -> None:
+        while True:
+            first = self._lines.get()
+            batch = [first]
+            while not self._lines.empty() and batch[-1] is not None:
+                batch.append(self._lines.get())
+            text = "".join(f"{self._render(*line)}\n" for line in batch if line is not None)
+            try:
+                self._out.write(text)
+                self._out.flush()
+            except (OSError, ValueError):
+                return  # nobody reads any more
+            if batch[-1] is None:
+                return
+
+    def close(self) -> None:
+        """Write what waits."""
+        if self._writer is not None:
+            self._lines.put(None)
+            self._writer.join(timeout=2.0)
+            self._writer = None
+
+
+def as_json(at: float, event: Event) -> str:
+    """The line for machines: one JSON object, times in UTC (RFC 3339), seconds as numbers."""
+    line = {
+        "time": datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds"),
+        "event": "request",
+        "path": event.path,
+        "provider": event.provider,
+        "dialect": event.dialect,
+        "model": event.model,
+        "client": event.client,
+        "outcome": event.outcome.value if event.outcome else "ERROR",
+        "status": event.status,
+        "reason": event.reason,
+        "seconds": round(event.seconds, 6),
+        "upstream_seconds": round(event.upstream_seconds, 6),
+        "input_tokens": event.input_tokens,
+        "output_tokens": event.output_tokens,
+        "entry_id": event.entry_id,
+        "cut": event.cut,
+    }
+    return orjson.dumps({name: value for name, value in line.items() if value != ""}).decode()
+
+
+def for_people(at: float, event: Event, colour: bool = True) -> str:
+    """The line for a terminal."""
+    clock = datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+    outcome = event.outcome.value if event.outcome else f"ERROR {event.status}"
+    what = _printable(event.model or event.path)
+    line = [
+        _in(_DIM, clock, colour),
+        _in(_colour_of(event), f"{outcome:<10}", colour),
+        f"{what:<28}",
+        f"{event.seconds * 1000:>10,.1f} ms",
+        _tokens(event),
+        _in(_DIM, _remark(event), colour),
+    ]
+    return "  ".join(line).rstrip()
+
+
+def summary(metrics: Metrics) -> str:
+    """What was saved, in a sentence or two; "" if nothing was asked."""
+    if not metrics.requests:
+        return ""
+    counts = ", ".join(
+        f"{count:,} {outcome.value}" for outcome, count in sorted(metrics.outcomes.items())
+    )
+    failed = f", {metrics.errors.total():,} refused" if metrics.errors else ""
+    return (
+        f"{metrics.requests:,} requests: {counts or 'none answered'}{failed}. "
+        f"Hit ratio {metrics.hit_ratio:.0%}. "
+        f"Saved {metrics.saved_tokens:,} tokens and {_duration(metrics.saved_seconds)} of waiting."
+    )
+
+
+def _colour_of(event: Event) -> str:
+    if event.outcome is None or event.status >= 400 or event.cut:
+        return _RED
+    return _COLOURS[event.outcome]
+
+
+def _in(style: str, text: str, colour: bool) -> str:
+    return f"{style}{text}{_PLAIN}" if colour and style and text else text
+
+
+def _tokens(event: Event) -> str:
+    if event.input_tokens is None and event.output_tokens is None:
+        return " " * 19
+    return f"{event.input_tokens or 0:>6,} in {event.output_tokens or 0:>5,} out"
+
+
+def _remark(event: Event) -> str:
+    remarks = [event.reason] if event.reason else []
+    if event.outcome is not None and event.status >= 400:
+        remarks.insert(0, f"status {event.status}")
+    if event.cut:
+        remarks.append("not sent to its end")
+    return ", ".join(dict.fromkeys(remarks))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _printable(text: str) -> str:
+    """What callers send must not move the cursor or fake a line."""
+    return "".join(char if char.isprintable() else "?" for char in text[:80])

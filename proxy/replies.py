@@ -1,0 +1,178 @@
+"""Makes replies: from stored answers, from a flight, from the provider's bytes as they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from uuid import uuid4
+
+from cache_backends.base import Entry
+from proxy import sse
+from proxy.cache_status import Telling, tell, tell_after
+from proxy.fetch import Inquiry
+from proxy.flights import Flight, Listener
+from proxy.models import Answers, Event, Headers, Outcome, Passing, Reply
+from proxy.upstream import Arrival
+
+# What those who join a fetch are told of the provider's head: the rest (request ids, rate limits,
+# cookies) belongs to the exchange of the one who began it.
+SHARED_HEADERS = frozenset({b"content-type", b"retry-after", b"retry-after-ms", b"x-should-retry"})
+
+
+class Replies:
+    """Makes replies; `listener` is told of each request once its reply is sent or given up.
+
+    `tier` names the backend in `Cache-Status`.
+    """
+
+    def __init__(
+        self,
+        listener: Callable[[Event], None],
+        *,
+        tier: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._listener = listener
+        self._tier = tier
+        self._clock = clock
+
+    def hit(
+        self,
+        inquiry: Inquiry,
+        found: Sequence[Entry],
+        outcome: Outcome,
+        *,
+        lookup_s: float,
+        detail: str = "",
+    ) -> Reply:
+        """Stored answers, told again."""
+        now = self._clock()
+        expiries = [entry.expires_at for entry in found if entry.expires_at is not None]
+        telling = Telling(
+            outcome,
+            detail=detail or self._tier,
+            entry_id=found[0].key.id,
+            age=now - min(entry.stored_at for entry in found),
+            ttl_left=min(expiries) - now if expiries else None,
+            timings=(("cache", lookup_s),),
+        )
+        event = _event(inquiry, outcome)
+        event.saved_seconds = max(_seconds(entry) for entry in found)
+        return self._rendered(inquiry, [entry.generations for entry in found], event, tell(telling))
+
+    def from_recording(self, inquiry: Inquiry, flight: Flight, answers: Answers) -> Reply:
+        """What somebody else's stream has brought, for one who asked for it in one piece."""
+        event = _event(inquiry, Outcome.COLLAPSED)
+        return self._rendered(inquiry, answers, event, tell(_told_live(inquiry, flight, event)))
+
+    def live(self, inquiry: Inquiry, flight: Flight, listener: Listener, joined: bool) -> Reply:
+        """What the provider says, as it says it."""
+        head = flight.head
+        assert head is not None
+        event = _event(inquiry, _live_outcome(inquiry, flight, joined))
+        event.status = head.status
+        headers = [h for h in head.headers if h[0] in SHARED_HEADERS] if joined else head.headers
+        headers = tell_after(headers, _told_live(inquiry, flight, event))
+        whole = flight.done and flight.error is None and not head.streams
+        body = listener.backlog() if whole else _stream(inquiry, flight, listener)
+        release = partial(self._over, inquiry, flight, listener, event)
+        return Reply(head.status, headers, body, event, release)
+
+    def passed_on(self, passing: Passing, arrival: Arrival) -> Reply:
+        """An answer that is none of the cache's business."""
+        head = arrival.head
+        event = Event(
+            passing.path,
+            provider=passing.provider.name,
+            client=passing.client or "",
+            outcome=Outcome.BYPASS,
+            status=head.status,
+            reason=passing.reason,
+        )
+        headers = tell_after(
+            head.headers,
+            Telling(Outcome.BYPASS, forwarded=passing.forwarded, detail=passing.reason),
+        )
+        return Reply(
+            head.status,
+            headers,
+            arrival.chunks(),
+            event,
+            partial(self._listener, event),
+            arrival.aclose,
+        )
+
+    def _rendered(self, inquiry: Inquiry, answers: Answers, event: Event, told: Headers) -> Reply:
+        body = inquiry.dialect.replay(inquiry.ask, answers)
+        kind = sse.CONTENT_TYPE if inquiry.ask.stream else b"application/json"
+        headers = [(b"content-type", kind), (b"x-request-id", _request_id()), *told]
+        event.status = 200
+        _count_tokens(event, inquiry, answers)
+        return Reply(200, headers, body, event, partial(self._listener, event))
+
+    def _over(self, inquiry: Inquiry, flight: Flight, listener: Listener, event: Event) -> None:
+        listener.leave()
+        event.reason = event.reason or flight.reason
+        event.upstream_seconds = flight.upstream_s
+        if flight.answers is not None:
+            _count_tokens(event, inquiry, flight.answers)
+        self._listener(event)
+
+
+async def _stream(inquiry: Inquiry, flight: Flight, listener: Listener) -> AsyncIterator[bytes]:
+    head = flight.head
+    relay = inquiry.dialect.relay(inquiry.ask) if head and head.streams else None
+    async for chunk in listener.chunks():
+        if relay is None:
+            yield chunk
+        elif shown := relay.feed(chunk):
+            yield shown
+
+
+def _live_outcome(inquiry: Inquiry, flight: Flight, joined: bool) -> Outcome:
+    verdict = inquiry.verdict
+    if joined:
+        return Outcome.COLLAPSED
+    if flight.partial:
+        return Outcome.PARTIAL
+    return Outcome.MISS if verdict.may_read or verdict.may_write else Outcome.BYPASS
+
+
+def _told_live(inquiry: Inquiry, flight: Flight, event: Event) -> Telling:
+    verdict = inquiry.verdict
+    return Telling(
+        event.outcome or Outcome.MISS,
+        forwarded="request" if verdict.may_write and not verdict.may_read else "",
+        detail=verdict.reason or (flight.reason if flight.done else ""),
+        entry_id=inquiry.question.id if verdict.may_write else "",
+        stored=flight.stored if flight.done else None,
+        timings=(("cache", flight.lookup_s), ("upstream", flight.upstream_s)),
+    )
+
+
+def _event(inquiry: Inquiry, outcome: Outcome) -> Event:
+    return Event(
+        path=inquiry.call.path,
+        provider=inquiry.call.provider.name,
+        dialect=inquiry.dialect.name,
+        model=inquiry.ask.model,
+        client=inquiry.call.client or "",
+        outcome=outcome,
+        reason=inquiry.verdict.reason,
+        entry_id=inquiry.question.id,
+    )
+
+
+def _count_tokens(event: Event, inquiry: Inquiry, answers: Answers) -> None:
+    facts = inquiry.dialect.facts(inquiry.ask, answers)
+    event.input_tokens, event.output_tokens = facts.input_tokens, facts.output_tokens
+
+
+def _seconds(entry: Entry) -> float:
+    seconds = entry.about.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+
+def _request_id() -> bytes:
+    return b"req_" + uuid4().hex.encode()

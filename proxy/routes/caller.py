@@ -1,0 +1,138 @@
+"""The one who asks: the body he sends, his leaving, the bytes sent to him."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from starlette.types import Message, Receive, Scope, Send
+
+from proxy.errors import UpstreamFailure
+from proxy.models import Reply
+
+# Offered by our server: cut the connection at once, also if the caller takes nothing.
+ABORT_EXTENSION = "llm_cache_proxy.abort"
+
+
+class Caller:
+    """One HTTP exchange, seen from the server."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, send_timeout_s: float) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._send_timeout_s = send_timeout_s
+        self._read: list[bytes] = []  # of the body, not handed out yet
+        self._more = True  # may there be more of the body?
+        self._all_read = asyncio.Event()
+        self.started = False  # has the head of a response been sent?
+        self.finished = False  # and all of its body?
+
+    async def body(self, limit: int) -> bytes | None:
+        """The whole body, or `None` if it is larger than `limit` bytes: then see `upload`."""
+        announced = next((v for n, v in self._scope["headers"] if n == b"content-length"), b"0")
+        if announced.isdigit() and int(announced) > limit:
+            return None
+        size = 0
+        while self._more:
+            chunk = await self._next()
+            size += len(chunk)
+            self._read.append(chunk)
+            if size > limit:
+                return None
+        return self._read[0] if len(self._read) == 1 else b"".join(self._read)
+
+    async def upload(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece."""
+        for chunk in self._read:
+            yield chunk
+        self._read.clear()
+        while self._more:
+            if chunk := await self._next():
+                yield chunk
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._more = False
+            self._all_read.set()
+            raise CallerLeft
+        self._more = message.get("more_body", False)
+        if not self._more:
+            self._all_read.set()
+        body: bytes = message.get("body", b"")
+        return body
+
+    async def unless_gone(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work; give it up when the caller leaves."""
+        working = asyncio.create_task(work)
+        leaving = asyncio.create_task(self._leave())
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
+        finally:
+            leaving.cancel()
+            if not working.done():
+                working.cancel()
+                await asyncio.wait({working})
+
+    async def _leave(self) -> None:
+        if self.has_body:
+            await self._all_read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    @property
+    def has_body(self) -> bool:
+        """Does the request announce a body?"""
+        return any(
+            (name == b"content-length" and value != b"0") or name == b"transfer-encoding"
+            for name, value in self._scope["headers"]
+        )
+
+    async def send(self, reply: Reply) -> None:
+        """Send a reply; what cannot be told whole is cut, never ended as if it were."""
+        body = reply.body
+        # The server has a clock of its own.
+        headers = [pair for pair in reply.headers if pair[0] != b"date"]
+        if isinstance(body, bytes):
+            headers.append((b"content-length", b"%d" % len(body)))
+            await self._begin(reply.status, headers)
+            await self._send({"type": "http.response.body", "body": body})
+            self.finished = True
+            return
+        await self._begin(reply.status, headers)
+        try:
+            async for chunk in body:
+                await self._patiently(
+                    {"type": "http.response.body", "body": chunk, "more_body": True}
+                )
+            await self._patiently({"type": "http.response.body", "body": b""})
+        except (UpstreamFailure, TimeoutError):
+            await self.cut()
+            return
+        self.finished = True
+
+    async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _patiently(self, message: Message) -> None:
+        async with asyncio.timeout(self._send_timeout_s):
+            await self._send(message)
+
+    async def cut(self) -> None:
+        """End the connection so that nobody takes what was sent for the whole.
+
+        Where the server offers no way to do so, returning without the last message is one: it
+        closes the connection without the end of the body.
+        """
+        abort = (self._scope.get("extensions") or {}).get(ABORT_EXTENSION)
+        if abort is not None:
+            abort["abort"]()
+
+
+class CallerLeft(Exception):
+    """The caller went away while his body was being read."""

@@ -1,0 +1,191 @@
+"""HTTP to Call and Reply to HTTP: the data path, plain ASGI.
+
+Source of the messages: the ASGI specification, "HTTP & WebSocket ASGI Message Format".
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from starlette.types import Receive, Scope, Send
+
+from proxy.access import Access
+from proxy.control import read_control
+from proxy.dialects.base import Dialect, openai_error
+from proxy.engine import Engine
+from proxy.errors import NotSupported, ProxyError
+from proxy.models import Call, Event, Headers, Passing, Reply
+from proxy.providers import Providers, Route, split_directives
+from proxy.routes.caller import Caller, CallerLeft
+
+log = logging.getLogger("proxy.routes.llm")
+
+# RFC 10008 QUERY is what a POST to these paths means: safe, and the body is part of the key.
+ASKING_METHODS = frozenset({"POST", "QUERY"})
+
+_WEBSOCKETS = (
+    "WebSockets cannot be cached and are not carried. Use the HTTP endpoints, or give the "
+    "client the provider's own address for its WebSocket URL."
+)
+_OWN_FAULT = "The proxy failed on this request; its log says why."
+
+
+class LLMRoute:
+    """Everything below `/v1`, `/<provider>` and `/~directives`."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        providers: Providers,
+        access: Access,
+        dialects: Mapping[str, Dialect],
+        listener: Callable[[Event], None],
+        max_cacheable_body: int = 32 * 2**20,
+        send_timeout_s: float = 30.0,
+    ) -> None:
+        self._engine = engine
+        self._providers = providers
+        self._access = access
+        self._dialects = dialects
+        self._listener = listener
+        self._max_cacheable_body = max_cacheable_body
+        self._send_timeout_s = send_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(Caller(scope, receive, send, self._send_timeout_s))
+        try:
+            await self._exchange(scope, exchange)
+        except ProxyError as error:
+            await self._tell(scope, exchange, error)
+        except CallerLeft:
+            return
+        except Exception:
+            log.exception("a request failed by a fault of the proxy")
+            await self._tell(scope, exchange, ProxyError(_OWN_FAULT))
+        finally:
+            await exchange.end()
+
+    async def _exchange(self, scope: Scope, exchange: _Exchange) -> None:
+        headers: Headers = scope["headers"]
+        client = self._access.admit(headers)
+        path, query = _raw(scope)
+        directives, path = split_directives(path)
+        control = read_control(headers, directives)
+        route = self._providers.route(path, query)
+        dialect = self._dialects[route.dialect] if route.dialect else None
+        exchange.dialect = dialect
+        if dialect is None or scope["method"] not in ASKING_METHODS:
+            if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers):
+                raise NotSupported(_WEBSOCKETS)
+            await self._pass_on(scope, exchange, route, client, "path not cached", "method")
+            return
+        reason = _past_reading(headers)
+        body = None if reason else await exchange.caller.body(self._max_cacheable_body)
+        if body is None:
+            reason = reason or "request body too large to be cached"
+            await self._pass_on(scope, exchange, route, client, reason, "bypass")
+            return
+        call = Call(
+            route.provider,
+            route.path,
+            query,
+            route.url,
+            headers,
+            body,
+            control,
+            client,
+        )
+        await self._ask(exchange, call, dialect)
+
+    async def _ask(self, exchange: _Exchange, call: Call, dialect: Dialect) -> None:
+        inquiry = self._engine.inquire(call, dialect)
+        exchange.reply = self._engine.at_hand(inquiry)
+        if exchange.reply is not None:
+            await exchange.caller.send(exchange.reply)
+            return
+
+        async def answer() -> None:
+            exchange.reply = await self._engine.answer(inquiry)
+            await exchange.caller.send(exchange.reply)
+
+        await exchange.caller.unless_gone(answer())
+
+    async def _pass_on(
+        self,
+        scope: Scope,
+        exchange: _Exchange,
+        route: Route,
+        client: str | None,
+        reason: str,
+        forwarded: str,
+    ) -> None:
+        headers: Headers = scope["headers"]
+        passing = Passing(
+            scope["method"],
+            route.provider,
+            route.path,
+            route.url,
+            headers,
+            exchange.caller.upload() if exchange.caller.has_body else None,
+            reason,
+            forwarded,
+            client,
+        )
+
+        async def pass_on() -> None:
+            exchange.reply = await self._engine.pass_on(passing)
+            await exchange.caller.send(exchange.reply)
+
+        await exchange.caller.unless_gone(pass_on())
+
+    async def _tell(self, scope: Scope, exchange: _Exchange, error: ProxyError) -> None:
+        """An error of the proxy's own, in the format of whoever asked."""
+        if exchange.caller.started:
+            await exchange.caller.cut()
+            return
+        dialect = exchange.dialect
+        body = dialect.error(error) if dialect else openai_error(error)
+        headers = [(b"content-type", b"application/json")]
+        if not error.retry_helps:
+            headers.append((b"x-should-retry", b"false"))
+        if error.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % error.retry_after))
+        event = Event(scope["path"], status=error.status, reason=error.code)
+        exchange.reply = Reply(error.status, headers, body, event, lambda: self._listener(event))
+        await exchange.caller.send(exchange.reply)
+
+
+class _Exchange:
+    """One request and its reply, from the first byte to the last."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+        self.dialect: Dialect | None = None
+        self.reply: Reply | None = None
+        self._began = time.perf_counter()
+
+    async def end(self) -> None:
+        reply = self.reply
+        if reply is None:
+            return
+        reply.event.seconds = time.perf_counter() - self._began
+        reply.event.cut = not self.caller.finished
+        reply.release()
+        if reply.close is not None:
+            await reply.close()
+
+
+def _raw(scope: Scope) -> tuple[str, str]:
+    """Path and query as they came: what is decoded cannot be forwarded unchanged."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.partition(b"?")[0].decode("latin-1"), scope["query_string"].decode("latin-1")
+
+
+def _past_reading(headers: Headers) -> str:
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            return "request body with a Content-Encoding"
+    return ""

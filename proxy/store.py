@@ -1,0 +1,187 @@
+"""The cache as the proxy uses it: whatever a backend does, the worst that comes out is a miss.
+
+This is the only place that catches every exception: the cache may fail, the answer may not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from cache_backends.base import Entry, EntryCache, Key, Totals
+
+log = logging.getLogger("proxy.store")
+
+_T = TypeVar("_T")
+
+# Saves that may wait for the backend at a time; past it an answer is delivered and not kept.
+MAX_PENDING_SAVES = 1000
+
+
+class Breaker:
+    """Skips a backend that keeps failing, and tries it again now and then.
+
+    Opens after five faults within ten seconds; then one caller every two seconds may try.
+    """
+
+    FAULTS = 5
+    WINDOW_S = 10.0
+    RETRY_S = 2.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._faults: list[float] = []
+        self._retry_at: float | None = None
+        self.reason = ""
+
+    @property
+    def open(self) -> bool:
+        return self._retry_at is not None
+
+    def allows(self) -> bool:
+        if self._retry_at is None:
+            return True
+        now = self._clock()
+        if now < self._retry_at:
+            return False
+        self._retry_at = now + self.RETRY_S  # this caller tries; the others go on skipping
+        return True
+
+    def failed(self, reason: str) -> None:
+        now = self._clock()
+        self.reason = reason
+        self._faults = [at for at in self._faults if at > now - self.WINDOW_S] + [now]
+        if self._retry_at is None and len(self._faults) >= self.FAULTS:
+            self._retry_at = now + self.RETRY_S
+            log.warning("the cache is skipped: %s", reason)
+
+    def succeeded(self) -> None:
+        if self._retry_at is not None:
+            log.warning("the cache answers again")
+        if self._faults:
+            self._faults = []
+        self._retry_at = None
+        self.reason = ""
+
+
+class Store:
+    """Looks up and saves entries within deadlines (seconds)."""
+
+    def __init__(
+        self,
+        cache: EntryCache,
+        *,
+        lookup_timeout_s: float = 0.25,
+        save_timeout_s: float = 5.0,
+        scope_secret: bytes | None = None,
+        breaker: Breaker | None = None,
+    ) -> None:
+        self._cache = cache
+        self._lookup_timeout_s = lookup_timeout_s
+        self._save_timeout_s = save_timeout_s
+        self._breaker = breaker or Breaker()
+        self._saving: set[asyncio.Task[bool]] = set()
+        # Keys the digests of credentials. Until it is known, nothing can be looked up.
+        self.scope_secret = scope_secret
+
+    @property
+    def degraded(self) -> str:
+        """Why the cache cannot be used right now, or ""."""
+        if self._breaker.open:
+            return self._breaker.reason
+        return "" if self.scope_secret else self._breaker.reason or "not started"
+
+    async def start(self) -> None:
+        """Learn the secret that all users of this store share. Asked again until it is known."""
+        if self.scope_secret is not None or not self._breaker.allows():
+            return
+        default = secrets.token_hex(32)
+        fact = await self._guarded(
+            lambda: self._cache.fact("scope_secret", default), self._save_timeout_s, "opening"
+        )
+        if fact is not None:
+            self.scope_secret = fact.encode()
+
+    def peek(self, keys: Sequence[Key]) -> list[Entry] | None:
+        """The entries of all keys, if all are at hand without waiting."""
+        found = []
+        for key in keys:
+            try:
+                entry = self._cache.peek(key)
+            except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
+                self._breaker.failed(_describe("lookup", exc))
+                return None
+            if entry is None:
+                return None
+            found.append(entry)
+        return found
+
+    async def find(self, keys: Sequence[Key]) -> list[Entry | None]:
+        """An entry or `None` for each key; all `None` if the backend fails or is too slow."""
+        if not self._breaker.allows():
+            return [None] * len(keys)
+        entries = await self._guarded(
+            lambda: self._cache.get_many(keys), self._lookup_timeout_s, "lookup"
+        )
+        if entries is None or len(entries) != len(keys):
+            return [None] * len(keys)
+        return [
+            # A backend that finds by digest or by likeness must not hand out another's answer.
+            entry if entry is not None and entry.key == key else None
+            for key, entry in zip(keys, entries, strict=True)
+        ]
+
+    def save(self, entries: Sequence[Entry]) -> asyncio.Task[bool] | None:
+        """Begin to store entries; the task tells whether they are. `None`: cannot be tried."""
+        if len(self._saving) >= MAX_PENDING_SAVES or not self._breaker.allows():
+            return None
+        task = asyncio.create_task(self._save(entries))
+        self._saving.add(task)
+        task.add_done_callback(self._saving.discard)
+        return task
+
+    async def _save(self, entries: Sequence[Entry]) -> bool:
+        async def put() -> bool:
+            await self._cache.put_many(entries)
+            return True
+
+        return bool(await self._guarded(put, self._save_timeout_s, "save"))
+
+    async def totals(self) -> Totals | None:
+        """What is stored, or `None` if the backend cannot tell now."""
+        if not self._breaker.allows():
+            return None
+        return await self._guarded(self._cache.totals, self._lookup_timeout_s, "count")
+
+    async def aclose(self) -> None:
+        """Finish what is being saved, then close the backend."""
+        if self._saving:
+            await asyncio.wait(self._saving, timeout=self._save_timeout_s)
+        try:
+            await asyncio.wait_for(self._cache.aclose(), self._save_timeout_s)
+        except Exception as exc:  # noqa: BLE001 - closing must not keep the program from ending
+            log.warning("%s", _describe("closing", exc))
+
+    async def _guarded(
+        self, call: Callable[[], Awaitable[_T]], timeout_s: float, what: str
+    ) -> _T | None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = await call()
+        except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
+            self._breaker.failed(_describe(what, exc))
+            log.info("%s", _describe(what, exc))
+            return None
+        self._breaker.succeeded()
+        return result
+
+
+def _describe(what: str, exc: Exception) -> str:
+    """Name a fault by its kind: the text of a foreign exception may hold keys or passwords."""
+    if isinstance(exc, TimeoutError):
+        return f"cache {what} took too long"
+    return f"cache {what} failed: {type(exc).__name__}"
