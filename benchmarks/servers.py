@@ -36,7 +36,7 @@ class Started(NamedTuple):
     process: subprocess.Popen[bytes]
 
     def cpu_s(self) -> float:
-        """Processor time so far, in steps of 10 ms: what neighbours on the machine do not change."""
+        """Processor time so far, in steps of 10 ms: neighbours do not change it."""
         stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
         user, system = stat.rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

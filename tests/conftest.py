@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest_asyncio
 
+from proxy.app import create_app
+from proxy.config import load_settings
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.provider import FakeProvider
 from tests.fakes.raw_client import Connect, RawClient
@@ -64,9 +66,6 @@ async def proxy(provider: FakeProvider, serve: Serve) -> StartProxy:
 
     Its cache is in memory unless another is named.
     """
-
-    from proxy.app import create_app
-    from proxy.config import load_settings
 
     async def start(**sections: dict[str, Any]) -> LiveProxy:
         sections["upstream"] = {"base_url": provider.base_url} | sections.get("upstream", {})
