@@ -41,7 +41,7 @@ lint: $(TEST_READY)  ## check style
 types: $(TEST_READY)  ## check types
 	@$(BIN)/mypy $(ARGS)
 
-bench: $(TEST_READY)  ## measure the proxy against bare servers
+bench: $(RUN_READY)  ## measure the proxy against bare servers
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 # Versions that still fit stay as they are; ARGS=--upgrade takes the newest.
