@@ -1,0 +1,377 @@
+"""`/chat/completions`: what of a request is in the key, and a chat's answers kept and told again.
+
+Sources: OpenAI's API reference, "Chat"; the references of Groq, Mistral, DeepSeek, OpenRouter,
+vLLM, llama.cpp, Databricks and Together for the fields that they add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from cache_backends.base import ChatGeneration, Generation
+from proxy.dialects import chat_tell
+from proxy.dialects.base import (
+    EventRecorder,
+    Fields,
+    JsonRecorder,
+    OpenAIDialect,
+    Recorder,
+    Relay,
+    UsageRelay,
+    is_event_stream,
+    json_kind,
+)
+from proxy.dialects.chat_merge import Merge, MergeError
+from proxy.errors import UnreadableRequest
+from proxy.models import AnswerFacts, Answers, Ask, Head, Ignored
+
+_TELLING = "says how to tell the answer"
+_CALLER = "names the caller"
+_REQUEST = "names the request"
+_CACHING = "the provider's own cache: speed and price"
+_QUEUE = "place in the queue, and price"
+_SPEED = "speed only"
+
+# Marks on content parts where the provider's own cache may begin.
+_CACHE_MARKS = ("cache_control", "prompt_cache_breakpoint")
+_JSON_FORMATS = ("json_object", "json_schema")
+
+# How an answer came: "stream" or "plain", and whether its usage came with the last choice.
+_Keep = Callable[[dict[str, Any], str, bool], Answers | None]
+
+
+class Chat(OpenAIDialect):
+    """OpenAI's chat completions, as it and its many followers speak them."""
+
+    name = "chat"
+    version = 1
+    fields = Fields(
+        asked=("messages",),
+        ignored={
+            "stream": _TELLING,
+            "stream_options": _TELLING,
+            "user": _CALLER,
+            "safety_identifier": _CALLER,
+            "metadata": "labels of the caller",
+            "usage_context": "labels of the caller (Databricks)",
+            "client_request_id": f"{_REQUEST} (Databricks)",
+            "request_id": f"{_REQUEST} (vLLM)",
+            "session_id": "groups requests (OpenRouter)",
+            "store": "whether the provider keeps a copy",
+            "compliance": "whether the provider keeps a copy (Together)",
+            "prompt_cache_key": _CACHING,
+            "prompt_cache_retention": _CACHING,
+            "prompt_cache_options": _CACHING,
+            "service_tier": _QUEUE,
+            "priority": f"{_QUEUE} (vLLM)",
+            "cache_prompt": f"{_SPEED} (llama.cpp)",
+            "id_slot": f"{_SPEED} (llama.cpp)",
+            "keep_alive": f"{_SPEED} (Ollama)",
+            "kv_transfer_params": f"{_SPEED} (vLLM)",
+        },
+        # Only what all providers take for the default. `temperature: 1` and the like are missing
+        # here: vLLM's and Ollama's defaults come with the model.
+        neutral={
+            "n": (1,),
+            "tools": ([],),
+            "functions": ([],),
+            "logit_bias": ({},),
+            "logprobs": (False,),
+        },
+        nullable=frozenset(
+            {
+                "audio",
+                "frequency_penalty",
+                "function_call",
+                "functions",
+                "include_reasoning",
+                "logit_bias",
+                "logprobs",
+                "max_completion_tokens",
+                "max_tokens",
+                "modalities",
+                "model",  # AzureChatOpenAI: the deployment stands in the URL
+                "moderation",
+                "n",
+                "parallel_tool_calls",
+                "prediction",
+                "presence_penalty",
+                "reasoning_effort",
+                "reasoning_format",
+                "response_format",
+                "seed",
+                "stop",
+                "temperature",
+                "tool_choice",
+                "tools",
+                "top_logprobs",
+                "top_p",
+                "verbosity",
+                "web_search_options",
+            }
+        ),
+        # `service_tier` is none of them: the answer tells the tier that was used.
+        echoed=frozenset(
+            {
+                "client_request_id",
+                "metadata",
+                "prompt_cache_key",
+                "request_id",
+                "safety_identifier",
+                "session_id",
+                "user",
+            }
+        ),
+        shape={
+            "messages": {
+                "audio": {},
+                "content": {"file": {}, "image_url": {}, "input_audio": {}, "video_url": {}},
+            }
+        },
+    )
+
+    def recorder(self, ask: Ask, head: Head, parts: int) -> Recorder:
+        def keep(body: dict[str, Any], source: str, usage_with_choice: bool) -> Answers | None:
+            return _answers(ask, body, source, usage_with_choice)
+
+        if is_event_stream(head):
+            return _StreamRecorder(_wanted(ask), keep)
+        return JsonRecorder(lambda body: keep(body, "plain", False))
+
+    def relay(self, ask: Ask) -> Relay | None:
+        return UsageRelay() if ask.asks_usage_upstream else None
+
+    def can_replay(self, ask: Ask, answers: Answers) -> bool:
+        if len(answers) != 1 or not answers[0] or not all(map(_is_choice, answers[0])):
+            return False
+        info = _info(answers[0][0])
+        if not isinstance(info.get("envelope"), dict):
+            return False
+        # A plain answer without usage is all that the provider says; a stream was not asked for it.
+        told = info["envelope"].get("usage") is not None or info.get("source") == "plain"
+        return told or not ask.wants_usage
+
+    def replay(self, ask: Ask, answers: Answers) -> bytes:
+        info = _info(answers[0][0])
+        body = {**_envelope(ask, info), "choices": [_choice(each) for each in answers[0]]}
+        if not ask.stream:
+            return orjson.dumps(body)
+        return chat_tell.tell(
+            body,
+            with_usage=ask.wants_usage,
+            usage_with_choice=info.get("usage_with_choice", False),
+        )
+
+    def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
+        choices = [_choice(each) for each in answers[0]]
+        reasons = [choice.get("finish_reason") for choice in choices]
+        usage = _info(answers[0][0])["envelope"].get("usage")
+        counts = usage if isinstance(usage, dict) else {}
+        return AnswerFacts(
+            finish_reasons=tuple(reason for reason in reasons if isinstance(reason, str)),
+            has_tool_calls=any(_calls(choice["message"]) for choice in choices),
+            broken_json=_broken_json(choices, wants_json=_wants_json(ask)),
+            input_tokens=_count(counts.get("prompt_tokens")),
+            output_tokens=_count(counts.get("completion_tokens")),
+        )
+
+    def _split(
+        self, body: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any], tuple[Ignored, ...]]:
+        if "messages" in body:
+            _check_messages(body["messages"])
+        asked, parameters, ignored = super()._split(body)
+        return asked, parameters, ignored + _without_cache_marks(asked.get("messages", []))
+
+
+class _StreamRecorder(EventRecorder):
+    """Listens to a chat that comes in chunks."""
+
+    def __init__(self, wanted: int, keep: _Keep) -> None:
+        super().__init__()
+        self._wanted = wanted
+        self._keep = keep
+        self._merge = Merge()
+
+    def add(self, chunk: dict[str, Any]) -> bool:
+        try:
+            self._merge.add(chunk)
+        except MergeError:
+            return False
+        return True
+
+    def answers(self) -> Answers | None:
+        if not self._merge.is_complete(self._wanted):
+            return None
+        return self._keep(self._merge.body(), "stream", self._merge.usage_with_choice)
+
+
+def _check_messages(messages: Any) -> None:
+    """Refuse what no provider takes."""
+    if not isinstance(messages, list):
+        raise UnreadableRequest(f"messages: expected a list, got {json_kind(messages)}.")
+    for place, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise UnreadableRequest(
+                f"messages[{place}]: expected an object, got {json_kind(message)}."
+            )
+        content = message.get("content")
+        if isinstance(content, list):
+            _check_parts(content, f"messages[{place}].content")
+        elif content is not None and not isinstance(content, str):
+            raise UnreadableRequest(
+                f"messages[{place}].content: expected text or a list of parts, "
+                f"got {json_kind(content)}."
+            )
+
+
+def _check_parts(parts: list[Any], path: str) -> None:
+    for place, part in enumerate(parts):
+        if not isinstance(part, dict | str):  # vLLM takes bare texts
+            raise UnreadableRequest(f"{path}[{place}]: expected an object, got {json_kind(part)}.")
+
+
+def _without_cache_marks(messages: list[dict[str, Any]]) -> tuple[Ignored, ...]:
+    """Drop the marks from the parts, which `keys.level` has copied; name those that were there."""
+    found = set()
+    for message in messages:
+        content = message.get("content")
+        for part in content if type(content) is list else ():
+            for mark in _CACHE_MARKS:
+                if mark in part and type(part) is dict:
+                    del part[mark]
+                    found.add(mark)
+    return tuple(Ignored(f"messages.*.content.*.{mark}", _CACHING) for mark in sorted(found))
+
+
+def _wanted(ask: Ask) -> int:
+    n = ask.body.get("n")
+    if isinstance(n, float) and n.is_integer():
+        n = int(n)
+    return n if type(n) is int and n > 0 else 1
+
+
+def _answers(
+    ask: Ask, body: dict[str, Any], source: str, usage_with_choice: bool
+) -> Answers | None:
+    """One Generation for each choice; `None` if one has not come to its end."""
+    choices = body.pop("choices", None)
+    if not isinstance(choices, list) or not choices or not all(map(_is_finished, choices)):
+        return None
+    # Two choices under one index could not be told apart in a stream.
+    choices = sorted(choices, key=_index)
+    if len({_index(choice) for choice in choices}) < len(choices):
+        return None
+    generations = [_generation(choice) for choice in choices]
+    info = _info(generations[0])
+    # What repeats the request is not kept: another caller may get this answer.
+    echoes = [name for name in ask.echoed if name in body and body[name] == ask.echoed[name]]
+    info["envelope"] = {name: value for name, value in body.items() if name not in echoes}
+    info["source"] = source
+    if echoes:
+        info["echoes"] = echoes
+    if usage_with_choice:
+        info["usage_with_choice"] = True
+    return [generations]
+
+
+def _is_finished(choice: Any) -> bool:
+    return (
+        isinstance(choice, dict)
+        and isinstance(choice.get("message"), dict)
+        and bool(choice.get("finish_reason"))
+        and not choice.get("error")
+        and type(_index(choice)) is int
+    )
+
+
+def _index(choice: dict[str, Any]) -> int:
+    index: int = choice.get("index", 0)
+    return index
+
+
+def _generation(choice: dict[str, Any]) -> Generation:
+    message = choice["message"]
+    rest = {name: value for name, value in choice.items() if name != "message"}
+    return ChatGeneration(_text(message.get("content")), {"choice": rest}, message=message)
+
+
+def _text(content: Any) -> str:
+    """What a person would read of a message's content."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _is_choice(generation: Generation) -> bool:
+    return isinstance(generation, ChatGeneration) and isinstance(
+        _info(generation).get("choice"), dict
+    )
+
+
+def _info(generation: Generation) -> dict[str, Any]:
+    return generation.generation_info or {}
+
+
+def _choice(generation: Generation) -> dict[str, Any]:
+    assert isinstance(generation, ChatGeneration)
+    return {"message": generation.message, **_info(generation)["choice"]}
+
+
+def _envelope(ask: Ask, info: dict[str, Any]) -> dict[str, Any]:
+    """All outside the choices. What repeats the request repeats the current one."""
+    envelope: dict[str, Any] = info["envelope"]
+    repeated = {*envelope, *info.get("echoes", ())}
+    return {**envelope, **{name: ask.echoed[name] for name in ask.echoed if name in repeated}}
+
+
+def _wants_json(ask: Ask) -> bool:
+    wish = ask.body.get("response_format")
+    return isinstance(wish, dict) and wish.get("type") in _JSON_FORMATS
+
+
+def _broken_json(choices: list[dict[str, Any]], *, wants_json: bool) -> str:
+    """Where the first text stands that should be JSON and does not parse."""
+    for place, choice in enumerate(choices):
+        if choice.get("finish_reason") == "length":
+            continue  # cut short as asked: the limit is in the key
+        message = choice["message"]
+        path = f"choices[{place}].message"
+        calls = _calls(message)
+        is_text = not calls and not message.get("refusal")
+        if wants_json and is_text and not _parses(_text(message.get("content"))):
+            return f"{path}.content"
+        for name, call in calls:
+            arguments = call.get("arguments")
+            if isinstance(arguments, str) and arguments and not _parses(arguments):
+                return f"{path}.{name}.arguments"
+    return ""
+
+
+def _calls(message: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The calls of a message, each with its place: what is called is not looked at further."""
+    found: list[tuple[str, Any]] = []
+    if isinstance(calls := message.get("tool_calls"), list):
+        for place, call in enumerate(calls):
+            function = call.get("function") if isinstance(call, dict) else None
+            found.append((f"tool_calls[{place}].function", function))
+    if message.get("function_call"):
+        found.append(("function_call", message["function_call"]))
+    return [(path, call if isinstance(call, dict) else {}) for path, call in found]
+
+
+def _parses(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
