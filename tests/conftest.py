@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 
 from proxy.app import create_app
 from proxy.config import load_settings
+from proxy.server import Protocol
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.provider import FakeProvider
 from tests.fakes.raw_client import Connect, RawClient
@@ -61,16 +64,22 @@ async def connect() -> AsyncIterator[Connect]:
 
 
 @pytest_asyncio.fixture
-async def proxy(provider: FakeProvider, serve: Serve) -> StartProxy:
+async def proxy(
+    provider: FakeProvider, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> StartProxy:
     """`await proxy(cache={"ttl": 60})`: a served proxy with these settings before the provider.
 
     Its cache is in memory unless another is named.
     """
 
+    for name in [name for name in os.environ if name.startswith("LLM_CACHE_PROXY_")]:
+        monkeypatch.delenv(name)
+
     async def start(**sections: dict[str, Any]) -> LiveProxy:
         sections["upstream"] = {"base_url": provider.base_url} | sections.get("upstream", {})
         sections["cache"] = {"url": "memory://"} | sections.get("cache", {})
         app = create_app(load_settings(overrides=sections))
-        return LiveProxy(app, await serve(app), provider)
+        origin = await serve(app, http=Protocol, ws="none", server_header=False)
+        return LiveProxy(app, origin, provider)
 
     return start

@@ -39,7 +39,7 @@ class RawClient:
     async def connect(cls, base_url: str, *, receive_buffer: int | None = None) -> RawClient:
         """Connect to the host of a URL. A small receive buffer makes a slow reader felt early."""
         url = urlsplit(base_url)
-        sock = socket.socket()
+        sock = socket.socket(proto=socket.IPPROTO_TCP)
         sock.setblocking(False)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

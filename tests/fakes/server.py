@@ -34,7 +34,8 @@ class AppServer:
     """One app on a port of its own between `start` and `stop`, with its lifespan."""
 
     def __init__(self, app: Any, **options: Any) -> None:
-        self._socket = socket.socket()
+        # asyncio turns Nagle's algorithm off only where it sees that this is TCP.
+        self._socket = socket.socket(proto=socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         defaults = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": 1}
