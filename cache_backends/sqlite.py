@@ -150,7 +150,7 @@ class _Notes:
 
     def __init__(self) -> None:
         self.used: dict[bytes, float] = {}
-        self.broken: deque[tuple[bytes, bytes]] = deque(maxlen=1000)
+        self.broken: deque[rows.Row] = deque(maxlen=1000)
 
 
 class _Reader:
@@ -189,7 +189,7 @@ class _Reader:
     def _find(self, connection: apsw.Connection, key: Key, now: float) -> Entry | None:
         found = rows.find(connection, key, now)
         if found.broken is not None:
-            self._note_broken(key, found.broken)
+            self._note_broken(found.broken)
         elif found.entry is not None and now - found.used_at > USE_GRAIN_S:
             self._note_used(key, now)
         return found.entry
@@ -199,8 +199,8 @@ class _Reader:
             self._notes.used[rows.blob(key.id)] = now
             self._on_note()
 
-    def _note_broken(self, key: Key, value: bytes) -> None:
-        self._notes.broken.append((rows.blob(key.id), value))
+    def _note_broken(self, row: rows.Row) -> None:
+        self._notes.broken.append(row)
         self._on_note()
         self.broken += 1
         if self.broken == 1:
@@ -233,7 +233,7 @@ class _Writer:
 
     def idle(self) -> None:
         # A file that was deleted is not made again before somebody wants to write.
-        if self._file.in_place:
+        if self._file.path.exists():
             with suppress(CacheError):
                 self.work(())
 
@@ -300,7 +300,7 @@ def _drained(used: dict[bytes, float]) -> list[tuple[float, bytes]]:
     return marks
 
 
-def _emptied(broken: deque[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _emptied(broken: deque[rows.Row]) -> list[rows.Row]:
     taken = []
     with suppress(IndexError):
         while True:

@@ -32,15 +32,20 @@ ON CONFLICT (id) DO UPDATE SET stored_at = excluded.stored_at, expires_at = excl
     prompt = excluded.prompt, llm_string = excluded.llm_string, value = excluded.value
 """
 
+DELETE_BROKEN = """
+DELETE FROM entries
+WHERE id = ? AND stored_at IS ? AND expires_at IS ? AND retained_until IS ? AND value = ?
+"""
+
 Row = tuple[Any, ...]
 
 
 class Found(NamedTuple):
-    """A row that was asked for. `broken` is its value if that could not be read."""
+    """A row that was asked for. `broken` has its columns if they are no entry."""
 
     entry: Entry | None = None
     used_at: float = 0.0
-    broken: bytes | None = None
+    broken: Row | None = None
 
 
 NOTHING = Found()
@@ -79,13 +84,14 @@ def find(connection: apsw.Connection, key: Key, now: float) -> Found:
     stored_at, expires_at, retained_until, used_at, value = row
     if retained_until is not None and retained_until <= now:
         return NOTHING
+    times = (stored_at, expires_at, retained_until)
+    broken = Found(broken=(asked[0], *times, value))
+    if not all(time is None or isfinite(time) for time in times):
+        return broken
     try:
         stored = decode(value)
     except CodecError:
-        return Found(broken=value)
-    times = (stored_at, expires_at, retained_until)
-    if not all(time is None or isfinite(time) for time in times):
-        return Found(broken=value)
+        return broken
     entry = Entry(key, stored.generations, *times, stored.tags, stored.about)
     return Found(entry, used_at)
 
@@ -103,9 +109,9 @@ def delete(connection: apsw.Connection, id: bytes) -> bool:
     return connection.changes() > 0
 
 
-def delete_broken(connection: apsw.Connection, broken: Iterable[tuple[bytes, bytes]]) -> None:
-    """Delete rows by id and the value that could not be read: a new one meanwhile stays."""
-    connection.executemany("DELETE FROM entries WHERE id = ? AND value = ?", broken)
+def delete_broken(connection: apsw.Connection, broken: Iterable[Row]) -> None:
+    """Delete these rows as they were found: what was stored meanwhile stays."""
+    connection.executemany(DELETE_BROKEN, broken)
 
 
 def last_row(connection: apsw.Connection) -> int:
