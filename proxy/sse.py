@@ -16,50 +16,54 @@ DONE = b"data: [DONE]\n\n"
 MAX_EVENT_BYTES = 64 * 2**20
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Decoder:
     """Is fed chunks cut anywhere, gives the data of each event that is whole.
 
     Event names, ids, retry times and comments are passed over: the formats read here repeat the
-    name inside the data.
+    name inside the data. An event that is never ended by a blank line is none.
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []  # a line that has not ended, in pieces: joined once
+        self._rest_bytes = 0
         self._data: list[bytes] = []
-        self._bytes = 0
+        self._data_bytes = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        self._bytes += len(chunk)
-        if self._bytes > MAX_EVENT_BYTES:
+        self._rest.append(chunk)
+        self._rest_bytes += len(chunk)
+        events = self._events() if b"\n" in chunk or b"\r" in chunk else []
+        if self._rest_bytes + self._data_bytes > MAX_EVENT_BYTES:
             raise UpstreamFailure(
                 f"The provider sent an event of more than {MAX_EVENT_BYTES} bytes."
             )
-        if b"\n" not in chunk and b"\r" not in chunk:
-            self._rest += chunk
-            return []
-        text = self._rest + chunk
+        return events
+
+    def _events(self) -> list[bytes]:
+        text = b"".join(self._rest)
         held = b""
         if text.endswith(b"\r"):  # perhaps half of a CRLF
             text, held = text[:-1], b"\r"
         *lines, rest = _LINE_END.split(text) if b"\r" in text else text.split(b"\n")
-        self._rest = rest + held
-        events = [event for line in lines if (event := self._line(line)) is not None]
-        if events:
-            self._bytes = len(self._rest)
-        return events
+        self._rest = [rest + held]
+        self._rest_bytes = len(self._rest[0])
+        return [event for line in lines if (event := self._line(line))]
 
-    def _line(self, line: bytes) -> bytes | None:
+    def _line(self, line: bytes) -> bytes:
+        """Take in a line; the data of the event that it ends, if any."""
+        if not line:
+            event = b"\n".join(self._data)
+            self._data.clear()
+            self._data_bytes = 0
+            return event
+        line = line.removeprefix(_BYTE_ORDER_MARK)
         if line.startswith(b"data:"):
-            value = line[5:]
-            self._data.append(value[1:] if value.startswith(b" ") else value)
-            return None
-        if line or not self._data:
-            return None
-        event = b"\n".join(self._data)
-        self._data.clear()
-        return event
+            self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            self._data_bytes += len(line)
+        return b""
 
 
 def encode(events: Iterable[bytes]) -> bytes:
