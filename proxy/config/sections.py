@@ -5,6 +5,7 @@ The text below a setting is what `config.example.toml` says of it.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Literal, Self
 
@@ -209,6 +210,10 @@ class ProviderSettings(Section):
 class Client(Section):
     token_env: VariableName
     """The environment variable with the token that this client presents as its API key."""
+
+    @property
+    def token(self) -> str:
+        return os.environ.get(self.token_env, "")
 
 
 class Admin(Section):

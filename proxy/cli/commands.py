@@ -1,0 +1,239 @@
+"""The commands: serve, demo, explain. What is slow to import waits until it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proxy import __version__
+from proxy.errors import ConfigError, ProxyError
+
+if TYPE_CHECKING:
+    from proxy.config import Settings
+    from proxy.explain import Explainer
+
+UNUSABLE = 2  # what was given cannot be used; the message on stderr says why
+
+app = typer.Typer(
+    name="llm-cache-proxy",
+    help="An HTTP caching proxy in front of LLM provider APIs.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings, as in config.example.toml."),
+]
+
+
+def main() -> None:
+    app(prog_name="llm-cache-proxy")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llm-cache-proxy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """An HTTP caching proxy in front of LLM provider APIs."""
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen.")] = None,
+    port: Annotated[int | None, typer.Option(help="Where to listen; 0: any free port.")] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The default provider's base URL, with its /v1."),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="sqlite:///FILE, memory://, null:// or module:Class."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL", help="critical, error, warning, info or debug."),
+    ] = None,
+) -> None:
+    """Start the proxy: 127.0.0.1:8484 before OpenAI, with a SQLite cache, unless told otherwise."""
+    given: dict[str, dict[str, Any]] = {
+        "server": {"host": host, "port": port, "workers": workers, "log_level": log_level},
+        "upstream": {"base_url": upstream},
+        "cache": {"url": cache},
+    }
+    with _told():
+        settings = _configure(config, given)
+        from proxy.server import serve as run
+
+        status = run(settings, announce=_announcement(settings))
+    raise typer.Exit(status)
+
+
+@app.command()
+def demo(
+    keep_running: Annotated[
+        bool, typer.Option("--keep-running", help="Go on serving, to try it yourself.")
+    ] = False,
+) -> None:
+    """Watch a miss and a hit, before a provider that is built in: offline, without a key."""
+    from proxy.demo import run
+
+    with _told():
+        status = run(keep_running=keep_running)
+    raise typer.Exit(status)
+
+
+@app.command()
+def explain(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|-", help='The body, or {"path": ..., "headers": {...}, "body": {...}}.'
+        ),
+    ],
+    path: Annotated[
+        str, typer.Option(help="Where it would be sent, on this proxy.")
+    ] = "/v1/chat/completions",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="A header.")
+    ] = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what the proxy would make of a request: its key, and what is left out of it and why."""
+    with _told():
+        text = _read(file)
+        from proxy.config import load_settings
+        from proxy.explain import read_request
+
+        settings = load_settings(config)
+        request = read_request(text, path, [_header(line) for line in header or []])
+        explainer, notes = _explainer(settings)
+        explanation = explainer.explain(request)
+    if as_json:
+        import orjson
+
+        typer.echo(
+            orjson.dumps(explanation.as_json() | {"notes": notes}, option=orjson.OPT_INDENT_2)
+        )
+        return
+    from rich.console import Console
+
+    from proxy.cli.console import show_explanation
+
+    show_explanation(explanation, notes, Console())
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """One clear line for what was given wrongly; anything else is a fault of ours and is shown."""
+    try:
+        yield
+    except (ConfigError, ProxyError) as error:
+        typer.echo(f"llm-cache-proxy: {error}", err=True)
+        raise typer.Exit(UNUSABLE) from None
+
+
+def _configure(config: Path | None, given: dict[str, dict[str, Any]]) -> Settings:
+    """Read the settings, and leave them in the environment for worker processes to read."""
+    from proxy.config import environment_of, load_settings
+
+    flags = {
+        section: {name: value for name, value in values.items() if value is not None}
+        for section, values in given.items()
+    }
+    settings = load_settings(config, flags)
+    os.environ.update(environment_of(config, flags))
+    return settings
+
+
+def _announcement(settings: Settings) -> Callable[[], None] | None:
+    """What `serve` prints on a terminal once it listens; elsewhere its log lines say enough."""
+    if not sys.stdout.isatty():
+        return None
+    from rich.console import Console
+
+    from proxy.cli.console import banner
+
+    return lambda: banner(settings, Console())
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{file}: cannot be read: {exc.strerror}") from exc
+
+
+def _header(line: str) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(":")
+    if not colon or not name.strip():
+        raise ConfigError(f"--header: expected NAME:VALUE, got no colon in {name[:20]!r}")
+    return name.strip().lower().encode(), value.strip().encode()
+
+
+def _explainer(settings: Settings) -> tuple[Explainer, list[str]]:
+    """The parts that explain, and what is to be said of what they cannot know."""
+    from proxy import app as parts
+    from proxy.explain import Explainer
+    from proxy.providers import build_providers
+
+    secret, note = asyncio.run(_scope_secret(settings))
+    explainer = Explainer(
+        providers=build_providers(settings),
+        dialects=parts.DIALECTS,
+        policy=parts.build_policy(settings),
+        access=parts.build_access(settings),
+        scope=settings.cache.scope,
+        scope_secret=secret,
+        keyed_headers=parts.build_keyed_headers(settings),
+    )
+    return explainer, [note] if note else []
+
+
+async def _scope_secret(settings: Settings) -> tuple[bytes, str]:
+    """What keys the hash of credentials, and what is to be said if it is not the proxy's own."""
+    from cache_backends import open_cache
+    from proxy.models import Scope
+    from proxy.store import Store
+
+    cache = settings.cache
+    if cache.scope is Scope.SHARED:
+        return b"", ""
+    if cache.scope_secret is not None:
+        return cache.scope_secret.get_secret_value().encode(), ""
+    if cache.url.startswith(("memory:", "null:")):
+        return b"", "the proxy's scope secret is in its memory: scope and id are others there"
+    try:
+        store = Store(open_cache(cache.url, max_bytes=cache.max_bytes))
+    except ValueError as exc:
+        raise ConfigError(f"cache.url: {exc}") from exc
+    try:
+        await store.start()
+        why = "" if store.scope_secret else f"the cache does not open: {store.degraded}"
+        return store.scope_secret or b"", why
+    finally:
+        await store.aclose()
