@@ -1,0 +1,133 @@
+"""Cache URLs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cache_backends
+from cache_backends import (
+    EntryCache,
+    InMemoryCache,
+    MemoryCache,
+    NullCache,
+    PlainCache,
+    SQLiteCache,
+    open_cache,
+)
+from tests.fakes.clock import FakeClock
+
+
+async def test_memory() -> None:
+    """With a bound of its own or the default, and a clock."""
+    clock = FakeClock()
+    cache = open_cache("memory://", max_bytes=5_000, clock=clock)
+    assert isinstance(cache, MemoryCache)
+    assert "of 5000 bytes" in repr(cache)
+    assert "of 268435456 bytes" in repr(open_cache("memory://", max_bytes=None))
+
+
+def test_null() -> None:
+    """The cache that is off."""
+    assert isinstance(open_cache("null://"), NullCache)
+
+
+def test_sqlite_takes_relative_and_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three slashes: from here; four: from the root. A later change of directory moves nothing."""
+    monkeypatch.chdir(tmp_path)
+    relative = open_cache("sqlite:///sub/file.db", max_bytes=10**6)
+    assert isinstance(relative, SQLiteCache)
+    assert repr(relative) == f"<SQLiteCache {tmp_path}/sub/file.db>"
+    absolute = open_cache(f"sqlite:///{tmp_path}/100%20.db")
+    assert repr(absolute) == f"<SQLiteCache {tmp_path}/100%20.db>"
+
+
+class Own:
+    """A cache of one's own, with what its URL said."""
+
+    def __init__(self, **said: object) -> None:
+        self.said = said
+
+    def lookup(self, prompt: str, llm_string: str) -> None:
+        return None
+
+    def update(self, prompt: str, llm_string: str, return_val: object) -> None:
+        return None
+
+
+def test_a_class_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported, called with what the query says, and wrapped if it is plain."""
+    monkeypatch.setitem(sys.modules, "own_cache", sys.modules[__name__])
+    cache = open_cache("own_cache:Own?size=10&share=0.5&on=true&none=null&name=a%20b&id=%2210%22")
+    assert isinstance(cache, PlainCache)
+    assert cache._cache.said == {
+        "size": 10,
+        "share": 0.5,
+        "on": True,
+        "none": None,
+        "name": "a b",
+        "id": '"10"',
+    }
+    assert isinstance(open_cache("cache_backends:NullCache"), NullCache)
+    plain = open_cache("cache_backends.memory:InMemoryCache?maxsize=1")
+    assert isinstance(plain, PlainCache)
+    assert isinstance(plain._cache, InMemoryCache)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://localhost", r"expected memory://, sqlite:///relative\.db, .*or module:Class"),
+        ("postgresql://localhost/db", "unknown cache 'postgresql://localhost/db'"),
+        ("", "expected memory://"),
+        ("cache.db", "expected memory://"),
+        ("memory://x", "nothing may follow memory://"),
+        ("null://x", "nothing may follow null://"),
+        ("sqlite://", r"use sqlite:///relative\.db"),
+        ("sqlite:///", r"use sqlite:///relative\.db"),
+        ("sqlite://file.db", r"use sqlite:///relative\.db"),
+        ("sqlite:///:memory:", "use memory://"),
+        ("no_such_module:Class", "cannot import 'no_such_module'"),
+        ("cache_backends:NoSuchClass", "the module 'cache_backends' has no 'NoSuchClass'"),
+        ("cache_backends:__name__", "is not a class"),
+        ("cache_backends:", "expected memory://"),
+    ],
+)
+def test_what_is_accepted_is_said(url: str, expected: str) -> None:
+    """A mistake in the setting is answered with the way out."""
+    with pytest.raises(ValueError, match=expected):
+        open_cache(url)
+
+
+@pytest.mark.parametrize("url", ["null://", "memory://", "sqlite:///file.db"])
+def test_an_unknown_option_is_named(url: str) -> None:
+    """Options that a cache does not have are not swallowed."""
+    with pytest.raises(ValueError, match="with colour"):
+        open_cache(url, colour="red")
+
+
+def test_a_driver_is_loaded_for_those_who_ask_for_it() -> None:
+    """Importing the package does not import SQLite; naming the class does."""
+    program = (
+        "import sys, cache_backends\n"
+        "cache_backends.open_cache('memory://')\n"
+        "assert 'apsw' not in sys.modules\n"
+        "cache_backends.SQLiteCache\n"
+        "assert 'apsw' in sys.modules\n"
+    )
+    root = Path(cache_backends.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
+
+
+def test_all_that_is_promised_is_there() -> None:
+    """Every public name can be had, and no other."""
+    for name in cache_backends.__all__:
+        assert getattr(cache_backends, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'RedisCache'"):
+        cache_backends.RedisCache  # noqa: B018 - asking is what is tested
+    assert issubclass(SQLiteCache, EntryCache)
