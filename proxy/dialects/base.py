@@ -109,6 +109,9 @@ class OpenAIDialect(ABC):
         stream = self._stream(body)
         wants_usage = not stream or _includes_usage(body)
         asked, parameters, ignored = self._split(body)
+        echoed = {name: body[name] for name in self.fields.echoed if name in body}
+        if echoed:
+            keys.canonical(echoed)  # not in the key, and yet to be written: not too deep for that
         return Ask(
             dialect=f"{self.name}/{self.version}",
             parts=self.parts(asked),
@@ -119,7 +122,7 @@ class OpenAIDialect(ABC):
             stream=stream,
             wants_usage=wants_usage,
             asks_usage_upstream=not wants_usage and call.provider.include_usage,
-            echoed={name: body[name] for name in self.fields.echoed if name in body},
+            echoed=echoed,
             ignored=ignored,
         )
 
@@ -135,7 +138,8 @@ class OpenAIDialect(ABC):
             return _STREAM_OPTIONS + ask.raw.lstrip()[1:].lstrip()
         options = ask.body["stream_options"]
         wish = {**options, "include_usage": True} if isinstance(options, dict) else options
-        return orjson.dumps({**ask.body, "stream_options": wish or {"include_usage": True}})
+        wish = wish or {"include_usage": True}
+        return keys.canonical({**ask.body, "stream_options": wish}).encode()
 
     def relay(self, ask: Ask) -> Relay | None:
         return None
@@ -154,6 +158,13 @@ class OpenAIDialect(ABC):
 
     def error(self, error: ProxyError) -> bytes:
         return openai_error(error)
+
+    def _repeats_caller(self, envelope: dict[str, Any]) -> bool:
+        """Does an answer tell an ignored field of the request that it answered?
+
+        For dialects whose references know no such answer: another caller must not be told it.
+        """
+        return not self.fields.ignored.keys().isdisjoint(envelope)
 
     def _stream(self, body: dict[str, Any]) -> bool:
         stream = body.get("stream")
@@ -200,13 +211,10 @@ class JsonRecorder:
     def finish(self) -> Answers | None:
         try:
             body = orjson.loads(b"".join(self._chunks))
-        except orjson.JSONDecodeError:
-            return None
-        if not isinstance(body, dict) or tells_error(body):
-            return None
-        try:
-            return self._read(body)
-        except RecursionError:  # nested as no answer is
+            if not isinstance(body, dict) or tells_error(body):
+                return None
+            return _writable(self._read(body))
+        except (orjson.JSONDecodeError, RecursionError):
             return None
 
 
@@ -237,7 +245,7 @@ class EventRecorder(ABC):
                 self._broken = True
 
     def finish(self) -> Answers | None:
-        return None if self._broken else self.answers()
+        return None if self._broken else _writable(self.answers())
 
     @abstractmethod
     def add(self, chunk: dict[str, Any]) -> bool:
@@ -262,19 +270,23 @@ class UsageRelay:
     """
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()  # a line that has not ended
+        self._is_object = False  # it holds an object, whatever follows
         self._midway = False  # the beginning of this line has passed
         self._hidden = False  # the event's data was hidden: so is the blank line that ends it
 
     def feed(self, chunk: bytes) -> bytes:
-        lines = (self._held + chunk).splitlines(keepends=True)
-        self._held = b""
-        if lines and not lines[-1].endswith(b"\n"):
-            self._held = lines.pop()
+        self._held += chunk
+        goes_on = b"\n" not in chunk and b"\r" not in chunk
+        if self._is_object and goes_on and len(self._held) <= sse.MAX_EVENT_BYTES:
+            return b""
+        lines = bytes(self._held).splitlines(keepends=True)
+        rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
         passed = b"".join([self._line(line) for line in lines])
-        if self._held and (self._midway or not _may_be_object(self._held)):
-            passed += self._held
-            self._midway, self._held = True, b""
+        if rest and (self._midway or not _may_be_object(rest)):
+            passed, rest, self._midway = passed + rest, b"", True
+        self._held = bytearray(rest)
+        self._is_object = rest.startswith((b"data: {", b"data:{"))
         return passed
 
     def _line(self, line: bytes) -> bytes:
@@ -346,8 +358,19 @@ def openai_error(error: ProxyError) -> bytes:
     return orjson.dumps({"error": detail})
 
 
+def _writable(answers: Answers | None) -> Answers | None:
+    """orjson reads 1024 levels and writes 254: what could not be told again is not kept."""
+    try:
+        orjson.dumps(answers)
+    except orjson.JSONEncodeError:
+        return None
+    return answers
+
+
 def _may_be_object(line: bytes) -> bool:
     """May the beginning of a line become `data: {...}`? A CR may yet become a CRLF."""
+    if len(line) > sse.MAX_EVENT_BYTES:
+        return False  # no event of a language model: it passes as it comes
     return line.endswith(b"\r") or b"data: {".startswith(line[:7]) or b"data:{".startswith(line[:6])
 
 

@@ -1,18 +1,16 @@
-"""`/completions`: a prompt in, text out; what a stream says is put together, and taken apart again.
+"""`/completions`: what of a request is in the key, and texts kept and told again.
 
 Source: OpenAI's API reference, "Completions". Others (vLLM, llama.cpp, Fireworks) add fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import accumulate, pairwise
 from typing import Any
 
 import orjson
 
 from cache_backends.base import Generation
-from proxy import sse
+from proxy.dialects import completions_tell
 from proxy.dialects.base import (
     EventRecorder,
     Fields,
@@ -27,10 +25,13 @@ from proxy.dialects.base import (
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head
 
-# A stored text is told in pieces of this size where its tokens are not known.
-PIECE_CHARS = 64
+_TELLING = "says how to tell the answer"
+_CALLER = "names the caller"
+_REQUEST = "names the request"
+_CACHING = "the provider's own cache: speed and price"
+_SPEED = "speed only"
 
-_JSON_FORMATS = frozenset({"json_object", "json_schema"})
+_JSON_FORMATS = ("json_object", "json_schema")
 
 
 class Completions(OpenAIDialect):
@@ -41,20 +42,20 @@ class Completions(OpenAIDialect):
     fields = Fields(
         asked=("prompt", "suffix"),
         ignored={
-            "stream": "says how to tell the answer",
-            "stream_options": "says how to tell the answer",
-            "user": "names the caller",
-            "safety_identifier": "names the caller",
-            "client_request_id": "names the request (Databricks)",
-            "request_id": "names the request (vLLM)",
+            "stream": _TELLING,
+            "stream_options": _TELLING,
+            "user": _CALLER,
+            "safety_identifier": _CALLER,
+            "usage_context": "labels of the caller (Databricks)",
+            "client_request_id": f"{_REQUEST} (Databricks)",
+            "request_id": f"{_REQUEST} (vLLM)",
             "session_id": "groups requests (OpenRouter)",
-            "usage_context": "labels the bill (Databricks)",
+            "prompt_cache_key": _CACHING,
+            "prompt_cache_retention": _CACHING,
             "priority": "place in the queue (vLLM)",
-            "prompt_cache_key": "speed and price only",
-            "prompt_cache_retention": "speed and price only",
-            "cache_prompt": "speed only (llama.cpp)",
-            "id_slot": "speed only (llama.cpp)",
-            "speculation": "speed only (Fireworks)",
+            "cache_prompt": f"{_SPEED} (llama.cpp)",
+            "id_slot": f"{_SPEED} (llama.cpp)",
+            "speculation": f"{_SPEED} (Fireworks)",
         },
         # `best_of: 1` is missing here: beside `n: 2` it is an error, not the default.
         neutral={"n": (1,), "echo": (False,), "logit_bias": ({},), "stop": ([],)},
@@ -95,30 +96,33 @@ class Completions(OpenAIDialect):
     def can_replay(self, ask: Ask, answers: Answers) -> bool:
         if len(answers) != 1 or not answers[0]:
             return False
-        infos = [generation.generation_info or {} for generation in answers[0]]
+        infos = [_info(generation) for generation in answers[0]]
         if not all(isinstance(info.get("choice"), dict) for info in infos):
             return False
         envelope = infos[0].get("envelope")
-        if not isinstance(envelope, dict):
+        if not isinstance(envelope, dict) or self._repeats_caller(envelope):
             return False
         # A plain answer without usage is all that the provider says; a stream was not asked for it.
-        return not ask.wants_usage or "usage" in envelope or infos[0].get("source") == "plain"
+        told = envelope.get("usage") is not None or infos[0].get("source") == "plain"
+        return told or not ask.wants_usage
 
     def replay(self, ask: Ask, answers: Answers) -> bytes:
-        envelope, choices = _envelope(answers), _choices(answers)
+        body = _body(answers)
         if not ask.stream:
-            return orjson.dumps(_body(envelope, choices))
-        chunks = _chunks(envelope, choices, with_usage=ask.wants_usage)
-        return sse.encode(map(orjson.dumps, chunks)) + sse.DONE
+            return orjson.dumps(body)
+        return completions_tell.tell(
+            body,
+            with_usage=ask.wants_usage,
+            usage_with_choice=_info(answers[0][0]).get("usage_with_choice", False),
+        )
 
     def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
-        usage = _envelope(answers).get("usage")
-        counts = usage if isinstance(usage, dict) else {}
-        choices = _choices(answers)
-        reasons = [choice.get("finish_reason") for choice in choices]
+        body = _body(answers)
+        counts = body["usage"] if isinstance(body.get("usage"), dict) else {}
+        reasons = [choice.get("finish_reason") for choice in body["choices"]]
         return AnswerFacts(
             finish_reasons=tuple(reason for reason in reasons if isinstance(reason, str)),
-            broken_json=_broken_json(choices) if _should_be_json(ask) else "",
+            broken_json=_broken_json(body["choices"]) if _should_be_json(ask) else "",
             input_tokens=_count(counts.get("prompt_tokens")),
             output_tokens=_count(counts.get("completion_tokens")),
         )
@@ -131,6 +135,7 @@ class _StreamRecorder(EventRecorder):
         super().__init__()
         self._expected = expected
         self._envelope: dict[str, Any] = {}
+        self._usage_with_choice = False
         self._choices: dict[int, dict[str, Any]] = {}
         self._texts: dict[int, list[str]] = {}
 
@@ -140,6 +145,9 @@ class _StreamRecorder(EventRecorder):
             # Azure begins with a chunk of empty names.
             if value or self._envelope.get(name) is None:
                 self._envelope[name] = value
+        if chunk.get("usage"):
+            # Mistral and others tell usage unasked, with the last chunk that has choices.
+            self._usage_with_choice = bool(choices)
         return isinstance(choices, list) and all(map(self._add_choice, choices))
 
     def answers(self) -> Answers | None:
@@ -150,7 +158,10 @@ class _StreamRecorder(EventRecorder):
             {"text": "".join(self._texts[index]), **self._choices[index]}
             for index in sorted(self._choices)
         ]
-        return _answers(self._envelope, choices, self._expected, "stream")
+        answers = _answers(self._envelope, choices, self._expected, "stream")
+        if answers and self._usage_with_choice:
+            _info(answers[0][0])["usage_with_choice"] = True
+        return answers
 
     def _add_choice(self, choice: Any) -> bool:
         if not isinstance(choice, dict):
@@ -167,7 +178,7 @@ def _merge(whole: dict[str, Any], piece: dict[str, Any]) -> None:
     for name, value in piece.items():
         known = whole.get(name)
         if isinstance(known, dict) and isinstance(value, dict):
-            for each in value:  # the arrays of logprobs
+            for each in value:  # as the arrays of logprobs
                 known[each] = _joined(known.get(each), value[each])
         else:
             whole[name] = _joined(known, value)
@@ -197,15 +208,19 @@ def _answers(
     indexes = [_index(choice) for choice in choices]
     if len(choices) < expected or indexes != list(range(len(choices))):
         return None
-    generations = []
-    for choice in choices:
-        text = choice.pop("text", None)
-        if not isinstance(text, str) or not choice.get("finish_reason"):
-            return None
-        generations.append(Generation(text, {"choice": choice}))
-    first = {"choice": choices[0], "envelope": envelope, "source": source}
-    generations[0] = Generation(generations[0].text, first)
+    if not all(map(_is_finished, choices)):
+        return None
+    generations = [Generation(choice.pop("text"), {"choice": choice}) for choice in choices]
+    _info(generations[0]).update(envelope=envelope, source=source)
     return [generations]
+
+
+def _is_finished(choice: dict[str, Any]) -> bool:
+    return (
+        isinstance(choice.get("text"), str)
+        and bool(choice.get("finish_reason"))
+        and not choice.get("error")
+    )
 
 
 def _index(choice: dict[str, Any]) -> int | None:
@@ -215,7 +230,7 @@ def _index(choice: dict[str, Any]) -> int | None:
 
 def _expected_choices(ask: Ask) -> int:
     """The reference: "index" counts the prompts, and for each of them the `n` completions."""
-    n = ask.body.get("n")
+    n = ask.parameters.get("n")
     return _prompts(ask.body.get("prompt")) * (n if type(n) is int and n > 0 else 1)
 
 
@@ -241,82 +256,30 @@ def _check_prompt(prompt: Any) -> None:
             )
 
 
-def _envelope(answers: Answers) -> dict[str, Any]:
-    info = answers[0][0].generation_info or {}
-    envelope: dict[str, Any] = info["envelope"]
-    return envelope
+def _info(generation: Generation) -> dict[str, Any]:
+    return generation.generation_info or {}
 
 
-def _choices(answers: Answers) -> list[dict[str, Any]]:
-    return [
-        {"text": generation.text, **(generation.generation_info or {})["choice"]}
-        for generation in answers[0]
-    ]
-
-
-def _body(envelope: dict[str, Any], choices: list[dict[str, Any]]) -> dict[str, Any]:
+def _body(answers: Answers) -> dict[str, Any]:
     """The plain answer; `usage` comes last, as providers write it."""
-    if "usage" not in envelope:
-        return {**envelope, "choices": choices}
-    head = {name: value for name, value in envelope.items() if name != "usage"}
-    return {**head, "choices": choices, "usage": envelope["usage"]}
-
-
-def _chunks(
-    envelope: dict[str, Any], choices: list[dict[str, Any]], *, with_usage: bool
-) -> Iterator[dict[str, Any]]:
-    """The streamed answer, choice by choice. Objects and lists of the envelope are told once."""
-    usage = envelope.get("usage")
-    unknown_yet = {"usage": None} if with_usage and usage is not None else {}
-    head = {name: value for name, value in envelope.items() if name != "usage"}
-    brief = {name: value for name, value in head.items() if not isinstance(value, dict | list)}
-    for choice in choices:
-        for piece in _pieces(choice):
-            yield {**head, "choices": [piece], **unknown_yet}
-            head = brief
-    if unknown_yet:
-        yield {**brief, "choices": [], "usage": usage}
-
-
-def _pieces(choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A choice in pieces: token by token where logprobs tell the tokens; the rest with the last."""
-    text, logprobs = choice["text"], choice.get("logprobs")
-    ends = _token_ends(text, logprobs) if isinstance(logprobs, dict) else []
-    cuts = [0, *ends] if ends else [*range(0, max(len(text), 1), PIECE_CHARS), len(text)]
-    opening: dict[str, Any] = {
-        name: choice[name] if name == "index" else None
-        for name in ("index", "logprobs", "finish_reason")
-        if name in choice
-    }
-    for place, (start, end) in enumerate(pairwise(cuts)):
-        piece = dict(choice if place == len(cuts) - 2 else opening, text=text[start:end])
-        if isinstance(logprobs, dict) and ends:
-            piece["logprobs"] = {name: array and [array[place]] for name, array in logprobs.items()}
-        yield piece
-
-
-def _token_ends(text: str, logprobs: dict[str, Any]) -> list[int]:
-    """Where each token ends in the text; [] if that cannot be told.
-
-    A token may be half of a character, and a list may be of another length.
-    """
-    tokens = logprobs.get("tokens")
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        return []
-    arrays = [array for array in logprobs.values() if array is not None]
-    if any(not isinstance(array, list) or len(array) != len(tokens) for array in arrays):
-        return []
-    return list(accumulate(map(len, tokens))) if "".join(tokens) == text else []
+    envelope: dict[str, Any] = _info(answers[0][0])["envelope"]
+    choices = [{"text": each.text, **_info(each)["choice"]} for each in answers[0]]
+    body = {name: value for name, value in envelope.items() if name != "usage"}
+    body["choices"] = choices
+    if "usage" in envelope:
+        body["usage"] = envelope["usage"]
+    return body
 
 
 def _should_be_json(ask: Ask) -> bool:
     wish = ask.body.get("response_format")
-    kind = wish.get("type") if isinstance(wish, dict) else None
-    return isinstance(kind, str) and kind in _JSON_FORMATS and not ask.body.get("echo")
+    return isinstance(wish, dict) and wish.get("type") in _JSON_FORMATS and not ask.body.get("echo")
 
 
 def _broken_json(choices: list[dict[str, Any]]) -> str:
     for place, choice in enumerate(choices):
+        if choice.get("finish_reason") == "length":
+            continue  # cut short as asked: the limit is in the key
         try:
             orjson.loads(choice["text"])
         except orjson.JSONDecodeError:

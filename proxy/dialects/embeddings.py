@@ -76,7 +76,9 @@ class Embeddings(OpenAIDialect):
 
     def can_replay(self, ask: Ask, answers: Answers) -> bool:
         return bool(answers) and all(
-            len(generations) == 1 and _is_whole(generations[0].generation_info)
+            len(generations) == 1
+            and _is_whole(info := _info(generations))
+            and not self._repeats_caller(info["envelope"])
             for generations in answers
         )
 
@@ -135,7 +137,7 @@ def _in_order(data: list[Any]) -> list[dict[str, Any]] | None:
     if not any(index is not None for index in indexes):
         return data
     places = {index: item for index, item in zip(indexes, data, strict=True) if type(index) is int}
-    if len(places) < len(data) or not all(place in places for place in range(len(data))):
+    if not all(place in places for place in range(len(data))):
         return None
     return [places[place] for place in range(len(data))]
 
@@ -192,10 +194,9 @@ def _sum(values: list[Any]) -> Any:
     return sum(values) if kinds <= _NUMBERS else values[0]
 
 
-def _is_whole(info: dict[str, Any] | None) -> bool:
+def _is_whole(info: dict[str, Any]) -> bool:
     return (
-        info is not None
-        and isinstance(info.get("choice"), dict)
+        isinstance(info.get("choice"), dict)
         and isinstance(info.get("envelope"), dict)
         and isinstance(info.get("embedding"), str)
         and isinstance(info.get("usage", {}), dict)

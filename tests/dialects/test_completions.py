@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from openai.types import Completion
 
 from proxy import keys, sse
-from proxy.dialects.completions import PIECE_CHARS, Completions
+from proxy.dialects.completions import Completions
+from proxy.dialects.completions_tell import PIECE_CHARS
 from proxy.errors import UnreadableRequest
 from proxy.models import Answers, Ask, Call, Head, Provider, Verdict
 
@@ -184,6 +185,44 @@ def test_tokens_are_streamed_each_with_its_logprob() -> None:
     assert offsets == [[offset] for offset in logprobs["text_offset"]]
 
 
+def test_what_is_not_repeated_is_told_once() -> None:
+    """Fields beyond the usual ones come with the first chunk, where the provider put them."""
+    ask, answers = recorded("azure_streamed")
+    first, *others = chunks(dialect.replay(ask, answers))
+    assert "prompt_filter_results" in first
+    assert others
+    assert all("prompt_filter_results" not in chunk for chunk in others)
+
+
+def test_usage_that_came_with_a_choice_is_told_with_a_choice() -> None:
+    """Some providers tell it unasked: then a hit does as well, and in the same place."""
+    ask, answers = recorded("usage_beside_choices")
+    told_usage = VECTORS["usage_beside_choices"]["answer"]["usage"]
+    for with_usage in (True, False):
+        *_, last = chunks(dialect.replay(streamed(ask, with_usage=with_usage), answers))
+        assert last["choices"][0]["finish_reason"] == "stop"
+        assert last["usage"] == told_usage
+
+
+def test_an_answer_that_repeats_its_caller_is_told_to_nobody_else() -> None:
+    """No reference knows such answers; a provider of one's own might give one."""
+    ask = read({"prompt": "x", "user": "someone"})
+    body = {**VECTORS["text"]["body"], "user": "someone"}
+    answers = record(ask, JSON_HEAD, orjson.dumps(body))
+    assert answers is not None
+    assert not dialect.can_replay(ask, answers)
+
+
+@pytest.mark.parametrize("depth", [300, 1000])
+def test_an_answer_nested_too_deeply_is_not_kept(depth: int) -> None:
+    """What could be read and not written again would fail with every hit."""
+    raw = b'{"choices":[{"text":"y","index":0,"finish_reason":"stop"}],"x":%b}'
+    deep = raw % (b"[" * depth + b"]" * depth)
+    ask = read({"prompt": "x"})
+    assert record(ask, JSON_HEAD, deep) is None
+    assert record(ask, EVENT_HEAD, sse.encode([deep])) is None
+
+
 def test_the_end_of_a_stream_is_seen() -> None:
     """After `[DONE]` nothing but the end of the body is to come."""
     recorder = dialect.recorder(read({"prompt": "x", "stream": True}), EVENT_HEAD, 1)
@@ -209,13 +248,19 @@ def test_facts_tell_reasons_and_tokens() -> None:
 
 
 def test_facts_name_json_that_does_not_parse() -> None:
-    """Asked for JSON, half an object is named by its place."""
-    assert dialect.facts(*recorded("spoken_json")).broken_json == "choices[0].text"
+    """Asked for JSON, half an object is named by its place, unless it was cut as asked."""
+    ask, answers = recorded("broken_json")
+    assert dialect.facts(ask, answers).broken_json == "choices[0].text"
+    assert dialect.facts(read({**ask.body, "echo": True}), answers).broken_json == ""
+    body = {"choices": [{"text": "{", "index": 0, "finish_reason": "length"}]}
+    cut = record(ask, JSON_HEAD, orjson.dumps(body))
+    assert cut is not None
+    assert dialect.facts(ask, cut).broken_json == ""
 
 
 SAME = [
     {"stream": True, "stream_options": {"include_usage": True}},
-    {"user": "someone"},
+    {name: "x" for name in dialect.fields.ignored if name != "stream"},
     {"n": 1},
     {"n": None, "best_of": None, "suffix": None, "logprobs": None},
     {"echo": False, "logit_bias": {}, "stop": []},
@@ -280,6 +325,7 @@ RELAYED = (
     b'data: {"id":"1", "choices":[{"text":"a \\"usage\\": null, b"}] %b}\n\n'
     b'event: x\ndata:{"choices":[],"prompt_filter_results":[1] %b}\n\n'
     b'data: {"choices":[{"text":"","usage":{"a":1}}] %b}\n\n'
+    b'data: {"choices":[{"text":"c"}],"usage":{"total_tokens":3}}\n\n'
     b"%bdata: [DONE]"
 )
 NULL = b', "usage" : null'

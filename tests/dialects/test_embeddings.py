@@ -180,11 +180,28 @@ def test_a_long_batch_is_a_part_for_each_input() -> None:
 def test_a_stored_stranger_is_not_replayed() -> None:
     """Rows that another program wrote are recognised before they are told."""
     ask, answers = recorded("text")
-    for info in (None, {}, {"choice": {}, "envelope": {}, "embedding": [0.1]}):
+    whole = answers[0][0].generation_info or {}
+    for info in (None, {}, {**whole, "embedding": [0.1]}, {**whole, "usage": 3}):
         assert not dialect.can_replay(ask, [[Generation("", info)]])
     assert not dialect.can_replay(ask, [[]])
     assert not dialect.can_replay(ask, [answers[0] * 2])
     assert not dialect.can_replay(ask, [])
+
+
+def test_an_answer_that_repeats_its_caller_is_told_to_nobody_else() -> None:
+    """No reference knows such answers; a provider of one's own might give one."""
+    ask = read({"input": "x", "user": "someone"})
+    answers = record(ask, {**answer_to(["x"], {}), "user": "someone"})
+    assert answers is not None
+    assert not dialect.can_replay(ask, answers)
+
+
+def test_usage_nested_too_deeply_is_not_kept() -> None:
+    """Sharing it out ends before Python's stack does."""
+    recorder = dialect.recorder(read({"input": ["x", "y"]}), JSON_HEAD, 2)
+    body = orjson.dumps(answer_to(["x", "y"], {"deep": 0}))
+    recorder.feed(body.replace(b"0}", b'{"deep":' * 900 + b"0" + b"}" * 901))
+    assert recorder.finish() is None
 
 
 def test_facts_count_the_tokens_of_all_parts() -> None:
