@@ -230,6 +230,7 @@ def test_what_is_said_of_a_flag(config: Path) -> None:
         "[providers.groq]\napi_key_env = 'gsk_hunter2'\n",
         "[clients.a]\ntoken_env = 'hunter2'\n",
         "[admin]\ntoken = ['hunter2']\n",
+        "[admin]\ntoken = 424242\n",
         "[cache]\nscope_secret = {a = 'hunter2'}\n",
         "[cache]\nurl = ['redis://:hunter2@a']\n",
         "[cache]\nurl = 'memory://:hunter2'\n[server]\nworkers = 2\n",
@@ -237,7 +238,9 @@ def test_what_is_said_of_a_flag(config: Path) -> None:
 )
 def test_secrets_are_not_shown(config: Path, text: str) -> None:
     """No error repeats a value that may be a key, a token or a password."""
-    assert "hunter2" not in refusal(config, text)
+    said = refusal(config, text)
+    assert "hunter2" not in said
+    assert "424242" not in said
 
 
 def test_settings_do_not_show_secrets() -> None:

@@ -85,6 +85,7 @@ def test_dialect(path: str, dialect: str | None) -> None:
         "/groq/a%2f..%2fx",
         "/groq/..%5cx",
         "/groq/..;a/x",
+        "/groq/..%3Ba/x",
         "/groq/a\\..\\x",
         "/groq/%00",
         "/groq/a%0d%0aHost:x",
