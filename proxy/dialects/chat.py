@@ -113,15 +113,21 @@ class Chat(OpenAIDialect):
                 "web_search_options",
             }
         ),
-        # `service_tier` is none of them: the answer tells the tier that was used.
+        # All that is ignored and might be repeated. `service_tier` is none of them: the answer
+        # tells the tier that was used.
         echoed=frozenset(
             {
                 "client_request_id",
+                "compliance",
                 "metadata",
                 "prompt_cache_key",
+                "prompt_cache_options",
+                "prompt_cache_retention",
                 "request_id",
                 "safety_identifier",
                 "session_id",
+                "store",
+                "usage_context",
                 "user",
             }
         ),

@@ -56,9 +56,11 @@ class Merge:
         return body
 
     def _add_usage(self, usage: Any, with_choice: bool) -> None:
-        if usage or "usage" not in self._envelope:
+        if usage is not None:
             self._envelope["usage"] = usage
-            self.usage_with_choice = with_choice and bool(usage)
+            self.usage_with_choice = with_choice
+        else:
+            self._envelope.setdefault("usage", None)
 
     def _add_choice(self, choice: Any) -> None:
         # Some send the message so far beside each delta (Perplexity); alone it may be anything.
