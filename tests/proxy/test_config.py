@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from proxy.config import Cache, Server, Settings, environment_of, load_settings, units
+from proxy.config import Admin, Cache, Server, Settings, environment_of, load_settings, units
 from proxy.errors import ConfigError
 from proxy.models import Scope
 
@@ -251,6 +251,9 @@ def test_settings_do_not_show_secrets() -> None:
     assert "hunter2" not in repr(settings)
     with pytest.raises(ValidationError) as told:
         Settings.model_validate({"admin": {"token": ["hunter2"]}})
+    assert "hunter2" not in str(told.value)
+    with pytest.raises(ValidationError) as told:
+        Admin.model_validate({"token": ["hunter2"]})
     assert "hunter2" not in str(told.value)
 
 
