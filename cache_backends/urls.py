@@ -26,10 +26,10 @@ def open_cache(url: str, **options: Any) -> EntryCache:
 
     - `memory://`: option `max_bytes`, 256 MiB if not given
     - `sqlite:///file.db`, four slashes for an absolute path: options `max_bytes`, `busy_timeout`
-    - `null://`: keeps nothing
-    - `module:Class?name=value`: the class is called with the query, and the options, as keyword
-      arguments; numbers, `true`, `false` and `null` are passed as such. What is no `EntryCache`
-      is wrapped in a `PlainCache`.
+    - `null://`: keeps nothing, whatever the options
+    - `module:Class?name=value`: the class is called with the query as keyword arguments; numbers,
+      `true`, `false` and `null` are passed as such. No options. What is no `EntryCache` is wrapped
+      in a `PlainCache`.
 
     The first two also take `clock`. An option that is `None` counts as not given. `ValueError` says
     what is accepted.
@@ -51,9 +51,9 @@ def _memory(rest: str, options: Mapping[str, Any]) -> EntryCache:
     return MemoryCache(**{"max_bytes": MEMORY_MAX_BYTES, **options})
 
 
-def _null(rest: str, options: Mapping[str, Any]) -> EntryCache:
+def _null(rest: str, options: Mapping[str, Any]) -> EntryCache:  # noqa: ARG001 - needs none
     _require_nothing("null", rest)
-    return NullCache(**options)
+    return NullCache()
 
 
 def _sqlite(rest: str, options: Mapping[str, Any]) -> EntryCache:
@@ -78,8 +78,16 @@ _OPENERS: dict[str, Callable[[str, Mapping[str, Any]], EntryCache]] = {
 
 def _own(url: str, options: Mapping[str, Any]) -> EntryCache:
     place, _, query = url.partition("?")
-    made = _load(place)(**{name: _value(text) for name, text in parse_qsl(query)}, **options)
-    return made if isinstance(made, EntryCache) else PlainCache(made)
+    make = _load(place)
+    if options:
+        raise ValueError(
+            f"{', '.join(options)} is not for a class of your own: tell it so, {place}?name=value"
+        )
+    try:
+        made = make(**{name: _value(text) for name, text in parse_qsl(query)})
+        return made if isinstance(made, EntryCache) else PlainCache(made)
+    except TypeError as exc:
+        raise ValueError(f"cannot make {url!r}: {exc}") from exc
 
 
 def _load(place: str) -> Callable[..., Any]:

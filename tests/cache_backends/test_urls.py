@@ -31,8 +31,8 @@ async def test_memory() -> None:
 
 
 def test_null() -> None:
-    """The cache that is off."""
-    assert isinstance(open_cache("null://"), NullCache)
+    """The cache that is off needs no bound, and takes any."""
+    assert isinstance(open_cache("null://", max_bytes=10), NullCache)
 
 
 def test_sqlite_takes_relative_and_absolute_paths(
@@ -96,6 +96,8 @@ def test_a_class_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cache_backends:NoSuchClass", "the module 'cache_backends' has no 'NoSuchClass'"),
         ("cache_backends:__name__", "is not a class"),
         ("cache_backends:", "expected memory://"),
+        ("cache_backends:InMemoryCache?size=1", "cannot make .*size"),
+        ("builtins:object", "object is no cache: it has neither"),
     ],
 )
 def test_what_is_accepted_is_said(url: str, expected: str) -> None:
@@ -104,11 +106,19 @@ def test_what_is_accepted_is_said(url: str, expected: str) -> None:
         open_cache(url)
 
 
-@pytest.mark.parametrize("url", ["null://", "memory://", "sqlite:///file.db"])
+@pytest.mark.parametrize("url", ["memory://", "sqlite:///file.db"])
 def test_an_unknown_option_is_named(url: str) -> None:
     """Options that a cache does not have are not swallowed."""
     with pytest.raises(ValueError, match="with colour"):
         open_cache(url, colour="red")
+
+
+def test_a_class_of_ones_own_takes_no_options() -> None:
+    """It is told by its URL; a bound that would not hold is not taken in silence."""
+    with pytest.raises(
+        ValueError, match=r"max_bytes is not for a class of your own: .*\?name=value"
+    ):
+        open_cache("cache_backends:InMemoryCache", max_bytes=10)
 
 
 def test_a_driver_is_loaded_for_those_who_ask_for_it() -> None:
