@@ -128,6 +128,8 @@ async def _stream(inquiry: Inquiry, flight: Flight, listener: Listener) -> Async
             yield chunk
         elif shown := relay.feed(chunk):
             yield shown
+    if relay is not None and (rest := relay.finish()):
+        yield rest
 
 
 def _live_outcome(inquiry: Inquiry, flight: Flight, joined: bool) -> Outcome:

@@ -45,6 +45,10 @@ class Relay(Protocol):
 
     def feed(self, chunk: bytes) -> bytes: ...
 
+    def finish(self) -> bytes:
+        """What is still held back when the body has ended."""
+        ...
+
 
 class Dialect(Protocol):
     """One wire format."""
@@ -109,7 +113,7 @@ class OpenAIDialect(ABC):
         stream = self._stream(body)
         wants_usage = not stream or _includes_usage(body)
         asked, parameters, ignored = self._split(body)
-        echoed = {name: body[name] for name in self.fields.echoed if name in body}
+        echoed = {name: body[name] for name in body if name in self.fields.echoed}
         if echoed:
             keys.canonical(echoed)  # not in the key, and yet to be written: not too deep for that
         return Ask(
@@ -288,6 +292,11 @@ class UsageRelay:
         self._held = bytearray(rest)
         self._is_object = rest.startswith((b"data: {", b"data:{"))
         return passed
+
+    def finish(self) -> bytes:
+        """A last line that nothing ended: some clients read it all the same."""
+        rest, self._held = bytes(self._held), bytearray()
+        return self._line(rest)
 
     def _line(self, line: bytes) -> bytes:
         if self._midway:

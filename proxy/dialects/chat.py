@@ -156,9 +156,10 @@ class Chat(OpenAIDialect):
         info = _info(answers[0][0])
         if not isinstance(info.get("envelope"), dict):
             return False
-        # A plain answer without usage is all that the provider says; a stream was not asked for it.
+        # A plain answer without usage is all that the provider says; a stream may not have been
+        # asked for it, or the provider does not tell it in streams (llama-cpp-python).
         told = info["envelope"].get("usage") is not None or info.get("source") == "plain"
-        return told or not ask.wants_usage
+        return told or not ask.wants_usage or (ask.stream and info.get("usage_withheld", False))
 
     def replay(self, ask: Ask, answers: Answers) -> bytes:
         info = _info(answers[0][0])
@@ -272,16 +273,26 @@ def _answers(
     if len({_index(choice) for choice in choices}) < len(choices):
         return None
     generations = [_generation(choice) for choice in choices]
-    info = _info(generations[0])
+    _info(generations[0]).update(_surroundings(ask, body, source, usage_with_choice))
+    return [generations]
+
+
+def _surroundings(
+    ask: Ask, body: dict[str, Any], source: str, usage_with_choice: bool
+) -> dict[str, Any]:
+    """What is kept beside the first choice: all outside the choices, and how it came."""
     # What repeats the request is not kept: another caller may get this answer.
     echoes = [name for name in ask.echoed if name in body and body[name] == ask.echoed[name]]
-    info["envelope"] = {name: value for name, value in body.items() if name not in echoes}
-    info["source"] = source
+    envelope = {name: value for name, value in body.items() if name not in echoes}
+    kept: dict[str, Any] = {"envelope": envelope, "source": source}
     if echoes:
-        info["echoes"] = echoes
+        kept["echoes"] = echoes
     if usage_with_choice:
-        info["usage_with_choice"] = True
-    return [generations]
+        kept["usage_with_choice"] = True
+    was_asked = ask.stream and (ask.wants_usage or ask.asks_usage_upstream)
+    if source == "stream" and was_asked and envelope.get("usage") is None:
+        kept["usage_withheld"] = True
+    return kept
 
 
 def _is_finished(choice: Any) -> bool:

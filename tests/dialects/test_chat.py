@@ -302,12 +302,23 @@ def test_usage_that_is_told_unasked_is_told_again() -> None:
 
 def test_a_stream_without_usage_serves_only_who_would_not_see_it() -> None:
     """An answer that lacks usage because nobody asked for it is no answer for a plain request."""
-    ask, answers = recorded("text_without_usage")
+    ask = read(VECTORS["text_without_usage"]["request"], include_usage=False)
+    answers = record(ask, *sent(VECTORS["text_without_usage"]))
+    assert answers is not None
     assert dialect.can_replay(streamed(ask, with_usage=False), answers)
     assert not dialect.can_replay(streamed(ask, with_usage=True), answers)
     assert not dialect.can_replay(plainly(ask), answers)
     _, with_usage = recorded("text")
     assert dialect.can_replay(plainly(ask), with_usage)
+
+
+def test_a_provider_that_never_streams_usage_is_believed() -> None:
+    """It was asked and told none: a stream is as it would be, a plain answer is not."""
+    ask, answers = recorded("text_without_usage")
+    assert dialect.can_replay(streamed(ask, with_usage=True), answers)
+    assert not dialect.can_replay(plainly(ask), answers)
+    told = chunks(dialect.replay(streamed(ask, with_usage=True), answers))
+    assert all("usage" not in chunk for chunk in told)
 
 
 def test_a_plain_answer_without_usage_serves_everyone() -> None:
@@ -381,6 +392,15 @@ def test_usage_that_only_the_proxy_asked_for_is_hidden() -> None:
     shown = chunks(relay.feed(sent(vector)[1]))
     assert shown == [{k: v for k, v in chunk.items() if k != "usage"} for chunk in told[:-1]]
     assert dialect.relay(streamed(ask, with_usage=True)) is None
+
+
+def test_a_last_line_without_end_passes() -> None:
+    """Once nothing more can come; some clients read it."""
+    relay = dialect.relay(ask_for(stream=True))
+    assert relay is not None
+    assert relay.feed(b'data: {"choices":[]}') == b""
+    assert relay.finish() == b'data: {"choices":[]}'
+    assert relay.finish() == b""
 
 
 def test_facts_tell_reasons_and_tokens() -> None:

@@ -100,8 +100,8 @@ def shuffled(value: dict[str, Any], seed: int) -> dict[str, Any]:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=5,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=4,
 )
 
 
@@ -362,7 +362,7 @@ def test_what_parsers_read_differently_is_found(raw: bytes, why: str) -> None:
     assert keys.ambiguity(raw) == why
 
 
-@given(st.dictionaries(st.text(), json_values))
+@given(st.dictionaries(st.text(), json_values, max_size=4))
 def test_plain_json_is_not_ambiguous(body: dict[str, Any]) -> None:
     """Nothing is kept from the cache for no reason."""
     assert keys.ambiguity(orjson.dumps(body)) == ""
