@@ -17,8 +17,9 @@ from proxy import keys
 from proxy.access import Access
 from proxy.dialects.base import Dialect
 from proxy.errors import NotCached, UpstreamFailure
-from proxy.fetch import Fetcher, Inquiry
+from proxy.fetch import Fetcher
 from proxy.flights import Flight, Flights, Listener
+from proxy.inquiry import Inquiry
 from proxy.models import Call, Freshness, Outcome, Passing, Reply, Scope, Verdict
 from proxy.policy import Policy
 from proxy.replies import Replies
@@ -59,7 +60,6 @@ class Engine:
 
     def inquire(self, call: Call, dialect: Dialect) -> Inquiry:
         """Read, judge and key a call; raises what is wrong with it."""
-        began = time.perf_counter()
         ask = dialect.read(call)
         secret = self._store.scope_secret
         partition = keys.partition(self._scope, call, secret or b"")
@@ -69,19 +69,20 @@ class Engine:
         elif len(call.body) <= STRICT_PARSE_AT_ONCE_BYTES and (why := keys.ambiguity(call.body)):
             verdict = _past_the_cache(verdict, why)
         question = keys.question(call, ask, verdict, self._keyed_headers)
-        return Inquiry(call, dialect, ask, verdict, question, began)
+        return Inquiry(call, dialect, ask, verdict, question)
 
     def at_hand(self, inquiry: Inquiry) -> Reply | None:
         """The reply, if the answer is in memory."""
         if not inquiry.verdict.may_read:
             return None
+        began = time.perf_counter()
         found = self._store.peek(inquiry.question.keys)
         if found is None:
             return None
         known = self._fetcher.usable(inquiry, found)
         if not _serves(known):
             return None
-        lookup_s = time.perf_counter() - inquiry.began
+        lookup_s = time.perf_counter() - began
         return self._replies.hit(inquiry, found, _outcome(known), lookup_s=lookup_s)
 
     async def answer(self, inquiry: Inquiry) -> Reply:

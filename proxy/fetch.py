@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from cache_backends.base import Entry
 from proxy.access import Access
-from proxy.dialects.base import Dialect, Recorder
+from proxy.dialects.base import Recorder
 from proxy.errors import Overloaded, UpstreamFailure
 from proxy.flights import Flight
-from proxy.models import Answers, Ask, Call, Freshness, Head, Question, Verdict
+from proxy.inquiry import Inquiry
+from proxy.models import Answers, Freshness, Head
 from proxy.policy import Policy
 from proxy.store import Store
 from proxy.upstream import Arrival, Upstream
@@ -23,18 +23,6 @@ COMMIT_WAIT_S = 0.02
 # What a provider says when it cannot answer now, and perhaps later. Source: RFC 5861, section 4;
 # 429 is ours: whoever is rate-limited is glad of a known answer.
 FAILED_FOR_NOW = frozenset({429, 500, 502, 503, 504})
-
-
-@dataclass(frozen=True, slots=True)
-class Inquiry:
-    """One request for an answer, read and judged."""
-
-    call: Call
-    dialect: Dialect
-    ask: Ask
-    verdict: Verdict
-    question: Question
-    began: float = field(default_factory=time.perf_counter)
 
 
 class Fetcher:
@@ -92,6 +80,8 @@ class Fetcher:
             else self._policy.freshness(inquiry.verdict, entry, now)
             for entry in found
         ]
+        if inquiry.rendering.tells(found):
+            return known
         answers = [entry.generations for entry in found if entry is not None]
         if answers and not inquiry.dialect.can_replay(inquiry.ask, answers):
             return [Freshness.UNUSABLE] * len(known)

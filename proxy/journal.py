@@ -1,16 +1,17 @@
 """One line for each request: for people on a terminal, as JSON elsewhere. Never prompts or keys.
 
-A thread of its own writes: a slow terminal or a full pipe holds nobody up.
+A thread of its own writes, some times a second: a slow terminal or a full pipe holds nobody up.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import lru_cache
 from typing import TextIO
 
 import orjson
@@ -22,6 +23,8 @@ log = logging.getLogger("proxy.journal")
 
 # Lines that may wait to be written; past it they are dropped and counted.
 MAX_WAITING = 10_000
+# Lines are gathered for so long before they are written: waking a thread for each took 6 us.
+GATHER_S = 0.05
 # Paths and reasons that have been warned of once.
 MAX_WARNED = 1_000
 
@@ -45,7 +48,9 @@ class Journal:
         self._out = out
         self._render = render
         self._clock = clock
-        self._lines: queue.SimpleQueue[tuple[float, Event] | None] = queue.SimpleQueue()
+        self._lines: deque[tuple[float, Event]] = deque()
+        self._waiting = threading.Event()
+        self._closing = threading.Event()
         self._writer: threading.Thread | None = None
         self._warned: set[tuple[str, str]] = set()
         self.dropped = 0
@@ -53,13 +58,15 @@ class Journal:
     def record(self, event: Event) -> None:
         if event.outcome is Outcome.BYPASS:
             self._warn_once(event)
-        if self._lines.qsize() >= MAX_WAITING:
+        if len(self._lines) >= MAX_WAITING:
             self.dropped += 1
             return
-        if self._writer is None:
-            self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
-            self._writer.start()
-        self._lines.put((self._clock(), event))
+        self._lines.append((self._clock(), event))
+        if not self._waiting.is_set():
+            self._waiting.set()
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
+                self._writer.start()
 
     def _warn_once(self, event: Event) -> None:
         """Nobody should wonder why nothing hits."""
@@ -69,24 +76,22 @@ class Journal:
             log.warning("%s goes past the cache: %s", _printable(event.path), event.reason)
 
     def _write(self) -> None:
-        while True:
-            first = self._lines.get()
-            batch = [first]
-            while not self._lines.empty() and batch[-1] is not None:
-                batch.append(self._lines.get())
-            text = "".join(f"{self._render(*line)}\n" for line in batch if line is not None)
+        while not (self._closing.is_set() and not self._lines):
+            self._waiting.wait()
+            self._closing.wait(GATHER_S)
+            self._waiting.clear()
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
             try:
-                self._out.write(text)
+                self._out.write("".join(f"{self._render(*line)}\n" for line in lines))
                 self._out.flush()
             except (OSError, ValueError):
                 return  # nobody reads any more
-            if batch[-1] is None:
-                return
 
     def close(self) -> None:
         """Write what waits."""
         if self._writer is not None:
-            self._lines.put(None)
+            self._closing.set()
+            self._waiting.set()
             self._writer.join(timeout=2.0)
             self._writer = None
 
@@ -94,14 +99,14 @@ class Journal:
 def as_json(at: float, event: Event) -> str:
     """The line for machines: one JSON object, times in UTC (RFC 3339), seconds as numbers."""
     line = {
-        "time": datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds"),
+        "time": f"{_second(int(at))}.{int(at % 1 * 1000):03d}Z",
         "event": "request",
         "path": event.path,
         "provider": event.provider,
         "dialect": event.dialect,
         "model": event.model,
         "client": event.client,
-        "outcome": event.outcome.value if event.outcome else "ERROR",
+        "outcome": event.outcome or "ERROR",
         "status": event.status,
         "reason": event.reason,
         "seconds": round(event.seconds, 6),
@@ -111,7 +116,12 @@ def as_json(at: float, event: Event) -> str:
         "entry_id": event.entry_id,
         "cut": event.cut,
     }
-    return orjson.dumps({name: value for name, value in line.items() if value != ""}).decode()
+    return orjson.dumps(line).decode()
+
+
+@lru_cache(maxsize=4)
+def _second(at: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
 
 
 def for_people(at: float, event: Event, colour: bool = True) -> str:

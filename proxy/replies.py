@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from uuid import uuid4
+from itertools import count
+from secrets import token_hex
 
 from cache_backends.base import Entry
 from proxy import sse
 from proxy.cache_status import Telling, tell, tell_after
-from proxy.fetch import Inquiry
 from proxy.flights import Flight, Listener
-from proxy.models import Answers, Event, Headers, Outcome, Passing, Reply
+from proxy.inquiry import Inquiry
+from proxy.models import AnswerFacts, Answers, Event, Headers, Outcome, Passing, Reply
 from proxy.upstream import Arrival
 
 # What those who join a fetch are told of the provider's head: the rest (request ids, rate limits,
@@ -57,14 +58,19 @@ class Replies:
             ttl_left=min(expiries) - now if expiries else None,
             timings=(("cache", lookup_s),),
         )
+        rendering = inquiry.rendering
+        if not rendering.tells(found):
+            rendering.tell(inquiry, found)
         event = _event(inquiry, outcome)
         event.saved_seconds = max(_seconds(entry) for entry in found)
-        return self._rendered(inquiry, [entry.generations for entry in found], event, tell(telling))
+        return self._told(inquiry, rendering.body, rendering.facts, event, tell(telling))
 
     def from_recording(self, inquiry: Inquiry, flight: Flight, answers: Answers) -> Reply:
         """What somebody else's stream has brought, for one who asked for it in one piece."""
         event = _event(inquiry, Outcome.COLLAPSED)
-        return self._rendered(inquiry, answers, event, tell(_told_live(inquiry, flight, event)))
+        body = inquiry.dialect.replay(inquiry.ask, answers)
+        facts = inquiry.dialect.facts(inquiry.ask, answers)
+        return self._told(inquiry, body, facts, event, tell(_told_live(inquiry, flight, event)))
 
     def live(self, inquiry: Inquiry, flight: Flight, listener: Listener, joined: bool) -> Reply:
         """What the provider says, as it says it."""
@@ -103,12 +109,13 @@ class Replies:
             arrival.aclose,
         )
 
-    def _rendered(self, inquiry: Inquiry, answers: Answers, event: Event, told: Headers) -> Reply:
-        body = inquiry.dialect.replay(inquiry.ask, answers)
+    def _told(
+        self, inquiry: Inquiry, body: bytes, facts: AnswerFacts, event: Event, told: Headers
+    ) -> Reply:
         kind = sse.CONTENT_TYPE if inquiry.ask.stream else b"application/json"
         headers = [(b"content-type", kind), (b"x-request-id", _request_id()), *told]
         event.status = 200
-        _count_tokens(event, inquiry, answers)
+        event.input_tokens, event.output_tokens = facts.input_tokens, facts.output_tokens
         return Reply(200, headers, body, event, partial(self._listener, event))
 
     def _over(self, inquiry: Inquiry, flight: Flight, listener: Listener, event: Event) -> None:
@@ -116,7 +123,8 @@ class Replies:
         event.reason = event.reason or flight.reason
         event.upstream_seconds = flight.upstream_s
         if flight.answers is not None:
-            _count_tokens(event, inquiry, flight.answers)
+            facts = inquiry.dialect.facts(inquiry.ask, flight.answers)
+            event.input_tokens, event.output_tokens = facts.input_tokens, facts.output_tokens
         self._listener(event)
 
 
@@ -166,15 +174,15 @@ def _event(inquiry: Inquiry, outcome: Outcome) -> Event:
     )
 
 
-def _count_tokens(event: Event, inquiry: Inquiry, answers: Answers) -> None:
-    facts = inquiry.dialect.facts(inquiry.ask, answers)
-    event.input_tokens, event.output_tokens = facts.input_tokens, facts.output_tokens
-
-
 def _seconds(entry: Entry) -> float:
     seconds = entry.about.get("seconds")
     return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
+# Unique without asking the kernel for randomness each time, which takes 16 us.
+_PROCESS = token_hex(8)
+_NUMBERS = count(1)
+
+
 def _request_id() -> bytes:
-    return b"req_" + uuid4().hex.encode()
+    return f"req_{_PROCESS}{next(_NUMBERS):016x}".encode()

@@ -16,7 +16,9 @@ from proxy.control import read_control
 from proxy.dialects.base import Dialect, openai_error
 from proxy.engine import Engine
 from proxy.errors import NotSupported, ProxyError
-from proxy.models import Call, Event, Headers, Passing, Reply
+from proxy.inquiry import Inquiry
+from proxy.memo import Memo
+from proxy.models import Call, Event, Headers, Outcome, Passing, Reply
 from proxy.providers import Providers, Route, split_directives
 from proxy.routes.caller import Caller, CallerLeft
 
@@ -53,6 +55,7 @@ class LLMRoute:
         self._listener = listener
         self._max_cacheable_body = max_cacheable_body
         self._send_timeout_s = send_timeout_s
+        self._memo = Memo()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _Exchange(Caller(scope, receive, send, self._send_timeout_s))
@@ -88,20 +91,18 @@ class LLMRoute:
             reason = reason or "request body too large to be cached"
             await self._pass_on(scope, exchange, route, client, reason, "bypass")
             return
-        call = Call(
-            route.provider,
-            route.path,
-            query,
-            route.url,
-            headers,
-            body,
-            control,
-            client,
-        )
-        await self._ask(exchange, call, dialect)
+        request = (scope["method"], scope["raw_path"], scope["query_string"], tuple(headers), body)
+        inquiry = self._memo.find(request)
+        if inquiry is None:
+            call = Call(
+                route.provider, route.path, query, route.url, headers, body, control, client
+            )
+            inquiry = self._engine.inquire(call, dialect)
+        await self._ask(exchange, inquiry)
+        if exchange.reply is not None and exchange.reply.event.outcome is Outcome.HIT:
+            self._memo.add(request, inquiry)
 
-    async def _ask(self, exchange: _Exchange, call: Call, dialect: Dialect) -> None:
-        inquiry = self._engine.inquire(call, dialect)
+    async def _ask(self, exchange: _Exchange, inquiry: Inquiry) -> None:
         exchange.reply = self._engine.at_hand(inquiry)
         if exchange.reply is not None:
             await exchange.caller.send(exchange.reply)
@@ -180,8 +181,7 @@ class _Exchange:
 
 def _raw(scope: Scope) -> tuple[str, str]:
     """Path and query as they came: what is decoded cannot be forwarded unchanged."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    return raw.partition(b"?")[0].decode("latin-1"), scope["query_string"].decode("latin-1")
+    return scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
 
 
 def _past_reading(headers: Headers) -> str:
