@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from benchmarks import rounds
+from benchmarks.load import UnexpectedError
 from benchmarks.report import table
-from benchmarks.servers import Cores, running
+from benchmarks.servers import Cores, StartError, running
 
 
 def main() -> None:
@@ -23,7 +24,11 @@ def main() -> None:
         sys.exit("The load generator needs epoll: run the benchmark on Linux.")
     cores = Cores.found()
     print(_where(cores), file=sys.stderr)
-    print(table(_measured(plan, cores)))
+    try:
+        results = _measured(plan, cores)
+    except (StartError, UnexpectedError) as exc:
+        sys.exit(f"benchmarks: {exc}")
+    print(table(results))
 
 
 def _measured(plan: rounds.Plan, cores: Cores) -> rounds.Results:

@@ -69,6 +69,16 @@ class Results:
         pairs = zip(self.rates[name, connections], self.rates[to, connections], strict=True)
         return median(rate.per_s / other.per_s for rate, other in pairs)
 
+    def cpu_ratio(self, name: str, to: str, connections: int) -> float:
+        """The same by processor time: all there is to go by where neighbours take turns."""
+        pairs = zip(self.cpu_s[name, connections], self.cpu_s[to, connections], strict=True)
+        return median(other / cpu_s for cpu_s, other in pairs)
+
+    def server_share(self, connections: int) -> float:
+        """How much of its core the bare server got; below 1 something else took the rest."""
+        rates, cpu_s = self.rates["bare", connections], self.cpu_s["bare", connections]
+        return median(rate.per_s * each for rate, each in zip(rates, cpu_s, strict=True))
+
     def first_chunk_s(self, name: str) -> float:
         return median(flow.first_chunk_s for flow in self.flows[name])
 

@@ -17,6 +17,10 @@ _START_S = 20.0
 _PREFIX = "LLM_CACHE_PROXY_"
 
 
+class StartError(Exception):
+    """A server did not come up; the message has what it printed."""
+
+
 class Cores(NamedTuple):
     """Which core the servers run on, and which one all that asks and answers them."""
 
@@ -133,7 +137,7 @@ def _wait_until_it_listens(server: Started, name: str, printed: Path) -> None:
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError(f"{name} did not start:\n{printed.read_text(errors='replace')[-4000:]}")
+    raise StartError(f"{name} did not start:\n{printed.read_text(errors='replace')[-4000:]}")
 
 
 def _free_port() -> int:
