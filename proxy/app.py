@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import httpx
 from fastapi import FastAPI
@@ -41,12 +42,17 @@ DIALECTS: Mapping[str, Dialect] = {
 
 
 def create_app(
-    settings: Settings | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+    settings: Settings | None = None,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    cache: EntryCache | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Application:
     """The proxy as an ASGI app, with a lifespan.
 
     `settings` default to the environment and the file it names; `transport` takes the place of
-    the network, e.g. `httpx.MockTransport`. Raises ConfigError.
+    the network, e.g. `httpx.MockTransport`, `cache` that of the one in the settings, and `clock`
+    (Unix seconds) tells how old entries are. Raises ConfigError.
     """
     settings = settings or load_settings()
     metrics, journal = Metrics(), build_journal()
@@ -55,7 +61,7 @@ def create_app(
         metrics.record(event)
         journal.record(event)
 
-    store = build_store(settings)
+    store = build_store(settings, _open_cache(settings) if cache is None else cache)
     upstream = build_upstream(settings, transport)
     flights = Flights(
         finish_abandoned_s=settings.upstream.finish_abandoned_s,
@@ -68,6 +74,7 @@ def create_app(
         policy=policy,
         access=access,
         max_misses=settings.server.max_misses,
+        clock=clock,
     )
     engine = Engine(
         policy=policy,
@@ -76,7 +83,7 @@ def create_app(
         flights=flights,
         upstream=upstream,
         access=access,
-        replies=Replies(listener, tier=_tier(settings.cache.url)),
+        replies=Replies(listener, tier=_tier(settings.cache.url), clock=clock),
         scope=settings.cache.scope,
         keyed_headers=build_keyed_headers(settings),
         patience_s=settings.upstream.flight_patience_s,
@@ -155,13 +162,12 @@ def build_keyed_headers(settings: Settings) -> frozenset[bytes]:
     return keys.KEYED_HEADERS.union(more)
 
 
-def build_store(settings: Settings) -> Store:
-    cache = settings.cache
-    secret = cache.scope_secret
+def build_store(settings: Settings, cache: EntryCache) -> Store:
+    secret = settings.cache.scope_secret
     return Store(
-        _open_cache(settings),
-        lookup_timeout_s=cache.lookup_timeout_s,
-        save_timeout_s=cache.save_timeout_s,
+        cache,
+        lookup_timeout_s=settings.cache.lookup_timeout_s,
+        save_timeout_s=settings.cache.save_timeout_s,
         scope_secret=secret.get_secret_value().encode() if secret else None,
     )
 

@@ -210,7 +210,12 @@ class Flights:
         self._unshared: dict[Hashable, float] = {}
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._tasks | {flight._task for flight in self._table.values()})
+
+    @property
+    def listening(self) -> int:
+        """How many callers listen to errands that can be joined by key."""
+        return sum(len(flight._listeners) for flight in self._table.values())
 
     def joinable(self, key: Hashable) -> Flight | None:
         """The flight of this key that still takes newcomers."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from cache_backends import EntryCache
 from proxy.app import create_app
 from proxy.config import load_settings
 from proxy.server import Protocol
@@ -69,16 +71,20 @@ async def proxy(
 ) -> StartProxy:
     """`await proxy(cache={"ttl": 60})`: a served proxy with these settings before the provider.
 
-    Its cache is in memory unless another is named.
+    Its cache is in memory unless another is named, or handed over as `backend`.
     """
 
     for name in [name for name in os.environ if name.startswith("LLM_CACHE_PROXY_")]:
         monkeypatch.delenv(name)
 
-    async def start(**sections: dict[str, Any]) -> LiveProxy:
+    async def start(
+        backend: EntryCache | None = None,
+        clock: Callable[[], float] = time.time,
+        **sections: Any,
+    ) -> LiveProxy:
         sections["upstream"] = {"base_url": provider.base_url} | sections.get("upstream", {})
         sections["cache"] = {"url": "memory://"} | sections.get("cache", {})
-        app = create_app(load_settings(overrides=sections))
+        app = create_app(load_settings(overrides=sections), cache=backend, clock=clock)
         origin = await serve(app, http=Protocol, ws="none", server_header=False)
         return LiveProxy(app, origin, provider)
 

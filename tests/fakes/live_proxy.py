@@ -28,6 +28,17 @@ class LiveProxy:
     def base_url(self) -> str:
         return f"{self.origin}/v1"
 
+    async def stored(self) -> int:
+        """How many entries the cache holds."""
+        totals = await self.app.store.totals()
+        return int(totals.entries)
+
+    async def listening(self, callers: int) -> None:
+        """Return when so many callers listen to fetches that others may join."""
+        async with asyncio.timeout(SETTLE_S):
+            while self.app.flights.listening < callers:
+                await asyncio.sleep(0.001)
+
     async def settled(self) -> None:
         """Wait until nothing is under way: no flight, no task, no call to the provider.
 
@@ -36,6 +47,7 @@ class LiveProxy:
         until = time.monotonic() + SETTLE_S
         while time.monotonic() < until:
             if not self.provider.busy_connections and not self._left_over():
+                assert not len(self.app.flights)
                 return
             await asyncio.sleep(0.005)
         calls = self.provider.busy_connections

@@ -26,6 +26,7 @@ Headers = list[tuple[bytes, bytes]]
 _CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
 _KEPT_BODY_BYTES = 16 * 2**20  # of larger ones only the size and the digest are known
 _READ_BYTES = 2**18
+_PATIENCE_S = 5.0  # of tests that wait for what does not come
 
 
 class Gate:
@@ -51,7 +52,7 @@ class Gate:
 
     async def reached(self, waiting: int = 1) -> None:
         """Return when at least this many wait."""
-        async with self._changed:
+        async with asyncio.timeout(_PATIENCE_S), self._changed:
             await self._changed.wait_for(lambda: self.waiting >= waiting)
 
     async def enter(self) -> None:
@@ -173,7 +174,7 @@ class FakeProvider:
 
     async def received(self, calls: int = 1) -> Received:
         """Return the n-th call when it is there."""
-        async with self._arrived:
+        async with asyncio.timeout(_PATIENCE_S), self._arrived:
             await self._arrived.wait_for(lambda: len(self.calls) >= calls)
         return self.calls[calls - 1]
 

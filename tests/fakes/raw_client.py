@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
+# How long a test waits for an answer, or its next chunk, before it fails.
+PATIENCE_S = 10.0
+
 # `await connect(base_url)`, as the fixture does it.
 Connect = Callable[..., Awaitable["RawClient"]]
 
@@ -69,7 +72,9 @@ class RawClient:
 
     async def head(self) -> int:
         """Read the head; return the status."""
-        lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            raw = await self._reader.readuntil(b"\r\n\r\n")
+        lines = raw.decode("latin-1").split("\r\n")
         self.status = int(lines[0].split(" ")[1])
         pairs = (line.partition(":") for line in lines[1:] if line)
         self.headers = {name.lower(): value.strip() for name, _, value in pairs}
@@ -78,8 +83,9 @@ class RawClient:
 
     async def chunk(self) -> bytes:
         """Read one chunk of a chunked body; empty at its end. `IncompleteReadError` if cut."""
-        size = int(await self._reader.readuntil(b"\r\n"), 16)
-        return (await self._reader.readexactly(size + 2))[:-2]
+        async with asyncio.timeout(PATIENCE_S):
+            size = int(await self._reader.readuntil(b"\r\n"), 16)
+            return (await self._reader.readexactly(size + 2))[:-2]
 
     async def rest(self) -> Ending:
         """Read until the body or the connection ends."""

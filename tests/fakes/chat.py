@@ -1,0 +1,31 @@
+"""Chat requests as the tests send them, and the words of the answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+PATH = "/v1/chat/completions"
+MINE = {"authorization": "Bearer mine"}
+YOURS = {"authorization": "Bearer yours"}
+
+
+def asking(prompt: str = "Tell me a joke", **fields: Any) -> dict[str, Any]:
+    """The body of a request; `stream=True` for events."""
+    return {"model": "m", "messages": [{"role": "user", "content": prompt}], **fields}
+
+
+def words(body: bytes) -> str:
+    """The text of the first choice, told as JSON or as events."""
+    if not body.startswith(b"data: "):
+        text: str = orjson.loads(body)["choices"][0]["message"]["content"]
+        return text
+    told = [choice for event in events(body) for choice in event["choices"]]
+    return "".join(choice["delta"].get("content") or "" for choice in told if not choice["index"])
+
+
+def events(body: bytes) -> list[dict[str, Any]]:
+    """The objects of a stream, without its `[DONE]`."""
+    data = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
+    return [orjson.loads(each) for each in data if each != b"[DONE]"]
