@@ -26,6 +26,7 @@ _MISSES = {
     "memory miss": "miss, stored in memory",
     "sqlite miss": "miss, stored in SQLite",
 }
+_FLOWS = ("direct", "proxied")
 
 
 class Line(NamedTuple):
@@ -134,7 +135,12 @@ def _remarks(results: Results) -> Iterator[str]:
         )
     got = results.server_share(CONNECTIONS[-1])
     if got < _UNDISTURBED:
-        yield f"The servers got only {got:.0%} of their core: go by the processor time."
+        soonest = {name: min(flow.first_chunk_s for flow in results.flows[name]) for name in _FLOWS}
+        yield (
+            f"The servers got only {got:.0%} of their core: go by the processor time. The soonest"
+            f" first chunk took {_ms(soonest['direct'])} ms direct,"
+            f" {_ms(soonest['proxied'])} ms through the proxy."
+        )
     shares = [rate.generator_share for rates in results.rates.values() for rate in rates]
     if max(shares) > _GENERATOR_LIMIT:
         yield f"The load generator used up to {max(shares):.0%} of its core: rates may be higher."
