@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from cache_backends.base import Entry
 from proxy.access import Access
@@ -132,9 +133,9 @@ class Fetcher:
         self, inquiry: Inquiry, flight: Flight, arrival: Arrival, fresh: list[Entry | None]
     ) -> None:
         began = time.perf_counter() - flight.upstream_s
-        missing = fresh.count(None)
+        missing = [place for place, entry in enumerate(fresh) if entry is None]
         recorder = self._recorder(inquiry, arrival, missing)
-        if missing < len(fresh) and recorder is not None:
+        if len(missing) < len(fresh) and recorder is not None:
             await self._complete(inquiry, flight, arrival, recorder, fresh)
             return
         passage = _Passage(flight, arrival, recorder, inquiry.verdict.keep.max_bytes)
@@ -142,7 +143,7 @@ class Fetcher:
         flight.upstream_s = time.perf_counter() - began
         flight.answers = answers
         if arrival.head.status == 200:
-            await self._keep(inquiry, flight, answers, range(missing), passage.bytes)
+            await self._keep(inquiry, flight, answers, missing, passage.bytes)
         else:
             flight.reason = f"status {arrival.head.status}"
         passage.let_go()
@@ -159,16 +160,27 @@ class Fetcher:
         began = time.perf_counter() - flight.upstream_s
         size = 0
         async for chunk in arrival.chunks():
-            recorder.feed(chunk)
             size += len(chunk)
-        fetched = recorder.finish()
-        flight.upstream_s = time.perf_counter() - began
-        if fetched is None:
-            raise UpstreamFailure(
-                "The provider's answer to the inputs that were not stored yet cannot be read. "
-                "Send `Cache-Control: no-cache` to fetch all of them from the provider."
-            )
-        missing = [index for index, entry in enumerate(fresh) if entry is None]
+            if size > inquiry.verdict.keep.max_bytes:
+                break
+            recorder.feed(chunk)
+        else:
+            fetched = recorder.finish()
+            if fetched is not None:
+                flight.upstream_s = time.perf_counter() - began
+                await self._join(inquiry, flight, fresh, fetched, size)
+                return
+        await self._fetch_whole(inquiry, flight)
+
+    async def _join(
+        self,
+        inquiry: Inquiry,
+        flight: Flight,
+        fresh: list[Entry | None],
+        fetched: Answers,
+        size: int,
+    ) -> None:
+        missing = [place for place, entry in enumerate(fresh) if entry is None]
         await self._keep(inquiry, flight, fetched, missing, size)
         rest = iter(fetched)
         flight.answers = [next(rest) if entry is None else entry.generations for entry in fresh]
@@ -176,10 +188,25 @@ class Fetcher:
         flight.begin(Head(200, [(b"content-type", b"application/json")]))
         flight.add(inquiry.dialect.replay(inquiry.ask, flight.answers))
 
-    def _recorder(self, inquiry: Inquiry, arrival: Arrival, missing: int) -> Recorder | None:
+    async def _fetch_whole(self, inquiry: Inquiry, flight: Flight) -> None:
+        """What was fetched does not fit what was known: let the provider answer all of it."""
+        nothing: list[Entry | None] = [None] * len(inquiry.question.keys)
+        arrival = await self._send(inquiry, flight, nothing, [Freshness.UNUSABLE] * len(nothing))
+        try:
+            await self._receive(inquiry, flight, arrival, nothing)
+        finally:
+            await arrival.aclose()
+
+    def _recorder(
+        self, inquiry: Inquiry, arrival: Arrival, missing: Sequence[int]
+    ) -> Recorder | None:
+        """Who listens to an answer to the missing parts."""
         if arrival.head.status != 200 or arrival.opaque:
             return None
-        return inquiry.dialect.recorder(inquiry.ask, arrival.head, missing)
+        ask = inquiry.ask
+        if len(missing) < len(ask.parts):
+            ask = replace(ask, parts=tuple(ask.parts[place] for place in missing))
+        return inquiry.dialect.recorder(ask, arrival.head, len(missing))
 
     async def _keep(
         self,
