@@ -87,7 +87,9 @@ def test_sizes_and_queues_agree() -> None:
         else:
             assert cache.put(name, turn, random.randrange(1, 400))
             assert cache.cells[name].value == turn
-        assert cache.bytes == sum(cell.size for cell in cache.cells.values()) <= 1000
+        held = cache.cells.values()
+        assert cache.bytes == sum(cell.size for cell in held) <= 1000
+        assert cache._small_bytes == sum(cell.size for cell in held if not cell.in_main)
     cache.clear()
     assert (cache.bytes, cache.cells) == (0, {})
 

@@ -255,13 +255,18 @@ async def test_deleted_answers_are_overwritten(path: Path, clock: FakeClock) -> 
     assert b"XYZZY" not in path.read_bytes()
 
 
-async def test_a_clear_gives_the_disk_back(path: Path, clock: FakeClock) -> None:
+@pytest.mark.parametrize("sync", [True, False])
+async def test_a_clear_gives_the_disk_back(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
     """Also when it takes more than one transaction, and from sync code."""
+    monkeypatch.setattr(sqlite.rows, "DELETE_ROWS", 30)
     cache = SQLiteCache(path, clock=clock)
     await cache.put_many([entry_of(str(n), clock, Generation("x" * 9000)) for n in range(100)])
-    sqlite.rows.DELETE_ROWS, before = 30, sqlite.rows.DELETE_ROWS
-    cache.clear()
-    sqlite.rows.DELETE_ROWS = before
+    if sync:
+        cache.clear()
+    else:
+        await cache.aclear()
     assert await cache.totals() == (0, 0)
     await cache.aclose()
     assert path.stat().st_size < 100_000
