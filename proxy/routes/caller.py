@@ -13,6 +13,8 @@ from proxy.models import Reply
 
 # Offered by our server: cut the connection at once, also if the caller takes nothing.
 ABORT_EXTENSION = "llm_cache_proxy.abort"
+# What is handed to the server at a time; it holds about as much again for a caller who is slow.
+PIECE_BYTES = 64 * 2**10
 
 
 class Caller:
@@ -99,21 +101,25 @@ class Caller:
         headers = [pair for pair in reply.headers if pair[0] != b"date"]
         if isinstance(body, bytes):
             headers.append((b"content-length", b"%d" % len(body)))
-            await self._begin(reply.status, headers)
+        await self._begin(reply.status, headers)
+        if isinstance(body, bytes) and len(body) <= PIECE_BYTES:
             await self._send({"type": "http.response.body", "body": body})
             self.finished = True
             return
-        await self._begin(reply.status, headers)
         try:
-            async for chunk in body:
-                await self._patiently(
-                    {"type": "http.response.body", "body": chunk, "more_body": True}
-                )
+            async for chunk in _at_once(body) if isinstance(body, bytes) else body:
+                await self._send_chunk(chunk)
             await self._patiently({"type": "http.response.body", "body": b""})
         except (UpstreamFailure, TimeoutError):
             await self.cut()
             return
         self.finished = True
+
+    async def _send_chunk(self, chunk: bytes) -> None:
+        """Send a chunk in pieces: patience is for each of them, however much there is to take."""
+        for start in range(0, len(chunk), PIECE_BYTES):
+            piece = chunk[start : start + PIECE_BYTES]
+            await self._patiently({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.started = True
@@ -132,6 +138,10 @@ class Caller:
         abort = (self._scope.get("extensions") or {}).get(ABORT_EXTENSION)
         if abort is not None:
             abort["abort"]()
+
+
+async def _at_once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 class CallerLeft(Exception):
