@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import orjson
 
+from cache_backends.base import Entry
 from proxy import keys
 from proxy.access import Access
 from proxy.dialects.base import Dialect
 from proxy.errors import NotCached, UpstreamFailure
 from proxy.fetch import Fetcher
-from proxy.flights import Flight, Flights, Listener
+from proxy.flights import GIVEN_UP, Flight, Flights, Listener
 from proxy.inquiry import Inquiry
-from proxy.models import Call, Freshness, Outcome, Passing, Reply, Scope, Verdict
+from proxy.models import Answers, Call, Freshness, Outcome, Passing, Reply, Scope, Verdict
 from proxy.policy import Policy
 from proxy.replies import Replies
 from proxy.store import Store
@@ -94,10 +95,10 @@ class Engine:
         flight, joined = self._board(inquiry, key)
         listener = flight.listen()
         try:
-            if not await listener.wait_for_start(self._patience_s):
-                listener = await self._overtake(inquiry, key, listener)
-                joined = listener.flight is flight and joined
-            return await self._reply(inquiry, listener, joined)
+            # Who began it waits for as long as it takes: his alone, it must not be paid twice.
+            if not await listener.wait_for_start(self._patience_s if joined else None):
+                listener, joined = await self._overtake(inquiry, key, listener)
+            return await self._reply(inquiry, key, listener, joined)
         except BaseException:
             listener.leave()
             raise
@@ -139,50 +140,51 @@ class Engine:
         echoed = orjson.dumps(inquiry.ask.echoed, option=orjson.OPT_SORT_KEYS)
         return (inquiry.question.keys, caller, echoed, verdict)
 
-    def _board(self, inquiry: Inquiry, key: Hashable) -> tuple[Flight, bool]:
-        """The flight for this inquiry, and whether somebody else began it."""
+    def _board(
+        self, inquiry: Inquiry, key: Hashable, *, but: Flight | None = None
+    ) -> tuple[Flight, bool]:
+        """A flight for this inquiry that is not `but`, and whether somebody else began it."""
         # One who wants it in one piece can be told what a stream brings, but not the reverse.
         for stream in (True,) if inquiry.ask.stream else (True, False):
-            flight = self._flights.joinable((key, stream)) if key is not None else None
-            if flight is not None:
+            flight = self._flights.joinable(_shared(key, inquiry, stream))
+            if flight is not None and flight is not but:
                 return flight, True
         return self._start(inquiry, key), False
 
     def _start(self, inquiry: Inquiry, key: Hashable) -> Flight:
         return self._flights.start(
-            None if key is None else (key, inquiry.ask.stream),
+            _shared(key, inquiry, inquiry.ask.stream),
             partial(self._fetcher.run, inquiry),
             worth_finishing=inquiry.verdict.may_write and not inquiry.call.provider.local,
         )
 
-    async def _overtake(self, inquiry: Inquiry, key: Hashable, first: Listener) -> Listener:
-        """A flight without a sign of life: send one more, listen to whichever starts first."""
-        flight, _ = self._board(inquiry, key)
-        if flight is first.flight:
-            flight = self._start(inquiry, key)
+    async def _overtake(
+        self, inquiry: Inquiry, key: Hashable, first: Listener
+    ) -> tuple[Listener, bool]:
+        """Another's flight without a sign of life: send one more, and listen to both."""
+        flight, joined = self._board(inquiry, key, but=first.flight)
         second = flight.listen()
-        waits = {asyncio.create_task(each.wait_for_start()): each for each in (first, second)}
         try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            chosen = await _first_to_start(first, second)
         except BaseException:
             second.leave()
             raise
-        finally:
-            for wait in waits:
-                wait.cancel()
-        chosen = waits[done.pop()]
         (second if chosen is first else first).leave()
-        return chosen
+        return chosen, joined or chosen is first
 
-    async def _reply(self, inquiry: Inquiry, listener: Listener, joined: bool) -> Reply:
+    async def _reply(
+        self, inquiry: Inquiry, key: Hashable, listener: Listener, joined: bool
+    ) -> Reply:
         flight = listener.flight
         if flight.found is not None:
+            if joined and not inquiry.dialect.can_replay(inquiry.ask, _answers(flight.found)):
+                return await self._instead(inquiry, key, listener)
             listener.leave()
             return self._from_cache(inquiry, flight)
         if flight.head is None:
-            raise flight.error or UpstreamFailure("The request was given up.")
+            raise flight.error or UpstreamFailure(GIVEN_UP)
         if flight.head.streams and not inquiry.ask.stream and joined:
-            return await self._one_piece(inquiry, listener)
+            return await self._one_piece(inquiry, key, listener)
         return self._replies.live(inquiry, flight, listener, joined)
 
     def _from_cache(self, inquiry: Inquiry, flight: Flight) -> Reply:
@@ -197,20 +199,24 @@ class Engine:
             detail=detail,
         )
 
-    async def _one_piece(self, inquiry: Inquiry, listener: Listener) -> Reply:
+    async def _one_piece(self, inquiry: Inquiry, key: Hashable, listener: Listener) -> Reply:
         """Wait for the end of another's stream, and tell what it brought."""
         await listener.wait_for_end()
-        flight = listener.flight
-        answers = flight.answers
-        if answers is not None and inquiry.dialect.can_replay(inquiry.ask, answers):
-            listener.leave()
-            return self._replies.from_recording(inquiry, flight, answers)
-        alone = self._start(inquiry, None).listen()
+        answers = listener.flight.answers
+        if answers is None or not inquiry.dialect.can_replay(inquiry.ask, answers):
+            return await self._instead(inquiry, key, listener)
+        listener.leave()
+        return self._replies.from_recording(inquiry, listener.flight, answers)
+
+    async def _instead(self, inquiry: Inquiry, key: Hashable, listener: Listener) -> Reply:
+        """What the others share does not do here: one more flight, the last that is shared."""
+        flight, joined = self._board(inquiry, key, but=listener.flight)
+        other = flight.listen()
         try:
-            await alone.wait_for_start()
-            reply = await self._reply(inquiry, alone, joined=False)
+            await other.wait_for_start()
+            reply = await self._reply(inquiry, None, other, joined)
         except BaseException:
-            alone.leave()
+            other.leave()
             raise
         listener.leave()
         return reply
@@ -220,6 +226,33 @@ class Engine:
         await self._flights.aclose()
         await self._store.aclose()
         await self._upstream.aclose()
+
+
+def _shared(key: Hashable, inquiry: Inquiry, stream: bool) -> Hashable:
+    """A flight's key: also how the answer is told, and whether with usage."""
+    if key is None:
+        return None
+    usage = inquiry.ask.wants_usage or inquiry.ask.asks_usage_upstream
+    return (key, stream, usage)
+
+
+async def _first_to_start(*listeners: Listener) -> Listener:
+    """Whichever has something to tell first; a failure only if all failed."""
+    waits = {asyncio.create_task(each.wait_for_start()): each for each in listeners}
+    pending = set(waits)
+    try:
+        while True:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for wait in done:
+                if waits[wait].flight.error is None or not pending:
+                    return waits[wait]
+    finally:
+        for wait in pending:
+            wait.cancel()
+
+
+def _answers(found: Sequence[Entry]) -> Answers:
+    return [entry.generations for entry in found]
 
 
 def _past_the_cache(verdict: Verdict, why: str) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,9 +19,13 @@ from proxy.policy import Policy
 from proxy.store import Store
 from proxy.upstream import Arrival, Upstream
 
+log = logging.getLogger("proxy.fetch")
+
 # Whoever has the last bytes may ask again at once, and should then find the entry: so they wait
 # for the commit, but not for a slow one.
 COMMIT_WAIT_S = 0.02
+# How long a provider may take to end a stream after its last event.
+LINGER_S = 1.0
 # What a provider says when it cannot answer now, and perhaps later. Source: RFC 5861, section 4;
 # 429 is ours: whoever is rate-limited is glad of a known answer.
 FAILED_FOR_NOW = frozenset({429, 500, 502, 503, 504})
@@ -99,18 +104,17 @@ class Fetcher:
         stand_in = _all(found) if Freshness.UNUSABLE not in known else None
         try:
             arrival = await self._send(inquiry, flight, found, known)
+            try:
+                if stand_in is not None and arrival.head.status in FAILED_FOR_NOW:
+                    flight.serve(stand_in, Freshness.IF_ERROR)
+                    return
+                await self._receive(inquiry, flight, arrival, _fresh_only(found, known))
+            finally:
+                await arrival.aclose()
         except UpstreamFailure:
-            if stand_in is None:
+            if stand_in is None or flight.under_way:
                 raise
             flight.serve(stand_in, Freshness.IF_ERROR)
-            return
-        try:
-            if stand_in is not None and arrival.head.status in FAILED_FOR_NOW:
-                flight.serve(stand_in, Freshness.IF_ERROR)
-                return
-            await self._receive(inquiry, flight, arrival, _fresh_only(found, known))
-        finally:
-            await arrival.aclose()
 
     async def _send(
         self,
@@ -135,7 +139,7 @@ class Fetcher:
         began = time.perf_counter() - flight.upstream_s
         missing = [place for place, entry in enumerate(fresh) if entry is None]
         recorder = self._recorder(inquiry, arrival, missing)
-        if len(missing) < len(fresh) and recorder is not None:
+        if len(missing) < len(fresh) and arrival.head.status == 200:
             await self._complete(inquiry, flight, arrival, recorder, fresh)
             return
         passage = _Passage(flight, arrival, recorder, inquiry.verdict.keep.max_bytes)
@@ -153,7 +157,7 @@ class Fetcher:
         inquiry: Inquiry,
         flight: Flight,
         arrival: Arrival,
-        recorder: Recorder,
+        recorder: Recorder | None,
         fresh: list[Entry | None],
     ) -> None:
         """Put the parts that were fetched between those that were known."""
@@ -161,11 +165,11 @@ class Fetcher:
         size = 0
         async for chunk in arrival.chunks():
             size += len(chunk)
-            if size > inquiry.verdict.keep.max_bytes:
+            if recorder is None or size > inquiry.verdict.keep.max_bytes:
                 break
             recorder.feed(chunk)
         else:
-            fetched = recorder.finish()
+            fetched = recorder.finish() if recorder is not None else None
             if fetched is not None:
                 flight.upstream_s = time.perf_counter() - began
                 await self._join(inquiry, flight, fresh, fetched, size)
@@ -219,7 +223,7 @@ class Fetcher:
         """Store what may be stored; say in the flight whether, and why not."""
         flight.reason = self._refusal(inquiry, answers, size)
         if flight.reason or answers is None:
-            flight.stored = False
+            flight.refused, flight.stored = True, False
             return
         saving = self._store.save(self._entries(inquiry, flight, answers, places))
         if saving is None:
@@ -285,27 +289,38 @@ class _Passage:
         self._max_bytes = max_bytes
         self._held: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._limit = asyncio.timeout(None)
         self._streamed = arrival.head.streams
         self.bytes = 0
 
     async def run(self) -> Answers | None:
         if self._streamed:
             self._flight.begin(self._arrival.head)
-        async for chunk in self._arrival.chunks():
-            self.bytes += len(chunk)
-            self._record(chunk)
-            if self._must_hold():
-                self._held.append(chunk)
-            else:
-                self._flight.add(chunk)
-                await self._flight.room()
+        try:
+            async with self._limit:
+                async for chunk in self._arrival.chunks():
+                    await self._pass(chunk)
+        except TimeoutError:
+            log.debug("the provider leaves the connection open after the last event")
         return self._recorder.finish() if self._recorder else None
 
+    async def _pass(self, chunk: bytes) -> None:
+        self.bytes += len(chunk)
+        self._record(chunk)
+        if self._must_hold():
+            self._held.append(chunk)
+            return
+        self.let_go()
+        self._flight.add(chunk)
+        await self._flight.room()
+
     def _record(self, chunk: bytes) -> None:
-        if self._recorder is not None and self.bytes > self._max_bytes:
-            self._recorder = None  # too large to be stored: what it gathered is let go
-            self.let_go()
-        if self._recorder is not None:
+        if self._recorder is None:
+            return
+        if self.bytes > self._max_bytes:  # too large to be stored: what it gathered is let go
+            self._recorder = None
+            self._flight.need_not_finish()
+        else:
             self._recorder.feed(chunk)
 
     def _must_hold(self) -> bool:
@@ -315,7 +330,9 @@ class _Passage:
             return False
         if self._timer is None:
             # Some providers leave the connection open after the last event.
-            self._timer = asyncio.get_running_loop().call_later(COMMIT_WAIT_S, self.let_go)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(COMMIT_WAIT_S, self.let_go)
+            self._limit.reschedule(loop.time() + LINGER_S)
         return True
 
     def let_go(self) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 from cache_backends.base import Entry
@@ -26,6 +27,8 @@ WINDOW_BYTES = 2**20
 UNSHARED_S = 120.0
 MAX_UNSHARED = 10_000
 
+GIVEN_UP = "The request was given up."
+
 Errand = Callable[["Flight"], Coroutine[Any, Any, None]]
 
 
@@ -40,6 +43,7 @@ class Flight:
         self.answers: Answers | None = None  # what was recorded, once complete
         self.stored: bool | None = None  # known once the save is tried
         self.reason = ""  # why it was not stored
+        self.refused = False  # may it not be stored, whatever state the cache is in?
         self.upstream_s = 0.0  # until the provider answered; in the end: until it was done
         self.lookup_s = 0.0
         self.error: ProxyError | None = None
@@ -79,6 +83,12 @@ class Flight:
         if self._bytes > self._max_backlog:
             self.sharable = False
         self._tell()
+
+    def need_not_finish(self) -> None:
+        """Nothing of it can be kept: it ends once nobody listens."""
+        self._finish_alone_s = 0.0
+        if not self._listeners:
+            self._give_up()
 
     async def room(self) -> None:
         """Wait for the slowest listener, if the whole answer need not be held for newcomers."""
@@ -125,10 +135,16 @@ class Flight:
         if self._listeners or self.done or self._task is None:
             return
         if self._finish_alone_s <= 0:
-            self._task.cancel()
+            self._give_up()
         else:
             loop = asyncio.get_running_loop()
-            self._abandoned = loop.call_later(self._finish_alone_s, self._task.cancel)
+            self._abandoned = loop.call_later(self._finish_alone_s, self._give_up)
+
+    def _give_up(self) -> None:
+        # It takes a moment to end: who comes in between must not go down with it.
+        self.sharable = False
+        if self._task is not None:
+            self._task.cancel()
 
     @property
     def _end(self) -> int:
@@ -218,7 +234,7 @@ class Flights:
         return sum(len(flight._listeners) for flight in self._table.values())
 
     def joinable(self, key: Hashable) -> Flight | None:
-        """The flight of this key that still takes newcomers."""
+        """The flight of this key that still takes newcomers; none under `None`."""
         flight = self._table.get(key)
         return flight if flight is not None and flight.sharable else None
 
@@ -235,34 +251,39 @@ class Flights:
             self._table[key] = flight
         flight._task = asyncio.create_task(self._run(key, flight, errand))
         self._tasks.add(flight._task)
-        flight._task.add_done_callback(self._ended)
+        flight._task.add_done_callback(partial(self._ended, key, flight))
         return flight
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, key: Hashable, flight: Flight, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if not flight.done:  # cancelled before its first step
+            self._land(key, flight, UpstreamFailure(GIVEN_UP))
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("an errand failed: a fault of the proxy", exc_info=error)
 
     async def _run(self, key: Hashable, flight: Flight, errand: Errand) -> None:
-        error: ProxyError | None = UpstreamFailure("The request was given up.")
+        error: ProxyError | None = UpstreamFailure(GIVEN_UP)
         try:
             await errand(flight)
             error = None
         except ProxyError as exc:
             error = exc
         finally:
-            if self._table.get(key) is flight:
-                del self._table[key]
-            self._remember(key, flight)
-            flight._finish(error)
+            self._land(key, flight, error)
+
+    def _land(self, key: Hashable, flight: Flight, error: ProxyError | None) -> None:
+        if self._table.get(key) is flight:
+            del self._table[key]
+        self._remember(key, flight)
+        flight._finish(error)
 
     def _remember(self, key: Hashable, flight: Flight) -> None:
         """Answers that cannot be kept must not make the next askers wait for each other."""
-        if key is None or flight.head is None:
+        if key is None:
             return
         if flight.stored:
             self._unshared.pop(key, None)
-        elif flight.reason and flight.head.status == 200:
+        elif flight.refused:
             while len(self._unshared) >= MAX_UNSHARED:
                 del self._unshared[next(iter(self._unshared))]
             self._unshared[key] = self._clock() + UNSHARED_S
