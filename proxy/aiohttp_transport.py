@@ -6,11 +6,13 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import aiohttp
 import httpx
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from proxy.environment import Environment
@@ -131,14 +133,16 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     def _open(self, **reuse: Any) -> aiohttp.ClientSession:
         if self._closed:
             raise aiohttp.ClientConnectionError("the transport is closed")
+        connector = aiohttp.TCPConnector(
+            limit=self._max_connections or 0,
+            ssl=self._ssl,
+            ttl_dns_cache=DNS_TTL_S,
+            socket_factory=_socket,
+            **reuse,
+        )
+        connector._factory = partial(_connection, asyncio.get_running_loop())
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._max_connections or 0,
-                ssl=self._ssl,
-                ttl_dns_cache=DNS_TTL_S,
-                socket_factory=_socket,
-                **reuse,
-            ),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_ADDED_BY_AIOHTTP,
             auto_decompress=False,
@@ -172,6 +176,30 @@ class _Trip:
 _trip: ContextVar[_Trip] = ContextVar("_trip")
 
 
+class _Connection(ResponseHandler):
+    """aiohttp's connection, which tells the reader of a body also what aiohttp keeps to itself."""
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        # Without this, a reader waits for ever for what follows a malformed chunk.
+        if isinstance(exc, HttpProcessingError):
+            self._break_off(aiohttp.ClientPayloadError("malformed framing"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        # Without this, a body that ends with its connection seems whole after a reset.
+        if isinstance(exc, OSError):
+            self._break_off(aiohttp.ClientOSError(*exc.args))
+        super().connection_lost(exc)
+
+    def _break_off(self, exc: aiohttp.ClientError) -> None:
+        if self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(exc)
+
+
+def _connection(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return _Connection(loop)
+
+
 class _Reply(httpx.AsyncByteStream):
     """The body of a response, in the pieces in which it arrives."""
 
@@ -185,6 +213,8 @@ class _Reply(httpx.AsyncByteStream):
                 yield chunk
         except (aiohttp.ClientError, OSError) as exc:
             raise _during_reply(exc) from exc
+        finally:
+            self._response.close()
 
     async def aclose(self) -> None:
         # A connection whose reply was read to its end is back in the pool already.
@@ -253,7 +283,7 @@ def _before_reply(exc: Exception) -> httpx.HTTPError:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return httpx.UnsupportedProtocol("not an http:// or https:// URL")
         case aiohttp.ClientResponseError():
-            return httpx.RemoteProtocolError(f"not an HTTP reply: {exc.message}")
+            return httpx.RemoteProtocolError("not an HTTP reply")
         case aiohttp.ServerDisconnectedError():
             return httpx.RemoteProtocolError("closed the connection before a reply")
         case aiohttp.ClientOSError():
@@ -275,5 +305,5 @@ def _during_reply(exc: Exception) -> httpx.HTTPError:
 
 
 def _without_url(exc: Exception) -> Exception | None:
-    """Return the cause to show in a traceback: none if it quotes the URL, which may hold a key."""
+    """Return the cause to show in tracebacks: none if it quotes URL or reply, which are secret."""
     return None if isinstance(exc, (aiohttp.ClientResponseError, ValueError)) else exc

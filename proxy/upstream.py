@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -89,9 +91,8 @@ class Upstream:
                     upload.wait = wait
                 return await self._transport.handle_async_request(request)
         except (TimeoutError, *_FOREIGN) as exc:
-            if upload is not None and upload.error is not None:
-                raise upload.error from None
-            raise _failure(exc, host, self._limits) from exc
+            failed = exc if upload is None else upload.blame(exc)
+            raise _failure(failed, host, self._limits) from exc
         finally:
             if upload is not None:
                 upload.wait = None
@@ -136,9 +137,9 @@ class Arrival:
         except httpx.ReadTimeout as exc:
             raise UpstreamTimeout(
                 f"{self._host} fell silent for {self._limits.idle_s:g} s in the middle of its "
-                "answer; try again, or raise idle_s"
+                "answer; try again, or raise upstream.idle_timeout_s"
             ) from exc
-        except _FOREIGN as exc:
+        except (zlib.error, *_FOREIGN) as exc:
             raise _failure(exc, self._host, self._limits) from exc
         finally:
             await self.aclose()
@@ -157,8 +158,16 @@ class _Upload(httpx.AsyncByteStream):
     def __init__(self, chunks: AsyncIterator[bytes], limits: Limits) -> None:
         self._chunks = chunks
         self._limits = limits
+        self._error: Exception | None = None
+        self._sent = False
         self.wait: asyncio.Timeout | None = None
-        self.error: Exception | None = None
+
+    def blame(self, exc: Exception) -> Exception:
+        """Return what really failed; raise it if it was the caller's body."""
+        if self._error is not None:
+            raise self._error from None
+        stalled = isinstance(exc, TimeoutError) and not self._sent
+        return httpx.WriteTimeout("") if stalled else exc
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -168,8 +177,9 @@ class _Upload(httpx.AsyncByteStream):
                 yield chunk
                 self._give(None)
         except Exception as exc:
-            self.error = exc
+            self._error = exc
             raise
+        self._sent = True
         self._give(self._limits.first_byte_s)
 
     def _give(self, seconds: float | None) -> None:
@@ -218,14 +228,19 @@ _MEANINGS: dict[type[BaseException], type[ProxyError]] = {
     httpx.InvalidURL: BadRequest,
     Exception: UpstreamFailure,
 }
+_DAMAGED = "{host} sent a body that is damaged, or not compressed as its head says; try again"
 _TEXTS: dict[type[BaseException], str] = {
     httpx.ConnectTimeout: """
         {host} gave no connection within {limits.connect_s:g} s; check that this machine can reach
-        it, or raise connect_s""",
+        it, or raise upstream.connect_timeout_s""",
     httpx.PoolTimeout: """
-        no connection to {host} became free; try again, or raise max_connections""",
+        no connection to {host} became free; try again, or raise upstream.max_connections""",
     TimeoutError: """
-        {host} did not answer within {limits.first_byte_s:g} s; try again, or raise first_byte_s""",
+        {host} did not answer within {limits.first_byte_s:g} s; try again, or raise
+        upstream.first_byte_timeout_s""",
+    httpx.WriteTimeout: """
+        {host} took nothing of the request for {limits.idle_s:g} s; try again, or raise
+        upstream.idle_timeout_s""",
     httpx.TimeoutException: """
         {host} did not answer in time; try again""",
     httpx.ConnectError: """
@@ -243,8 +258,8 @@ _TEXTS: dict[type[BaseException], str] = {
         values UTF-8 without control characters""",
     httpx.ProtocolError: """
         {host} broke off the connection{why}, or does not speak HTTP; try again""",
-    httpx.DecodingError: """
-        {host} sent a body that is damaged, or not compressed as its head says; try again""",
+    httpx.DecodingError: _DAMAGED,
+    zlib.error: _DAMAGED,
     httpx.InvalidURL: """
         the URL of this request cannot be read; check its path and query""",
     Exception: """
@@ -264,7 +279,9 @@ def _why(exc: BaseException | None) -> str:
     which the messages of libraries may."""
     while exc is not None:
         if isinstance(exc, OSError) and type(exc).__module__ in ("builtins", "socket", "ssl"):
-            words = getattr(exc, "verify_message", "") or exc.strerror
+            is_plain = isinstance(exc, ConnectionError) or type(exc) is OSError
+            words = os.strerror(exc.errno) if is_plain and exc.errno else exc.strerror
+            words = getattr(exc, "verify_message", "") or words
             return f" ({words})" if words else ""
         exc = exc.__cause__
     return ""
