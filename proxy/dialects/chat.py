@@ -211,7 +211,7 @@ class _StreamRecorder(EventRecorder):
         return True
 
     def answers(self) -> Answers | None:
-        if not self._merge.is_complete(self._wanted):
+        if not self._merge.has_choices(self._wanted):
             return None
         return self._keep(self._merge.body(), "stream", self._merge.usage_with_choice)
 

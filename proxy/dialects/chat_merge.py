@@ -40,11 +40,9 @@ class Merge:
         if "usage" in chunk:
             self._add_usage(chunk["usage"], bool(choices))
 
-    def is_complete(self, wanted: int) -> bool:
-        """Have all choices come to their end, and those that were asked for been seen?"""
-        seen = sum(0 <= index < wanted for index in self._choices)
-        finished = all(choice.fields.get("finish_reason") for choice in self._choices.values())
-        return bool(self._choices) and seen == wanted and finished
+    def has_choices(self, wanted: int) -> bool:
+        """Have as many choices been seen as were asked for?"""
+        return sum(0 <= index < wanted for index in self._choices) == wanted
 
     def body(self) -> dict[str, Any]:
         """The plain answer that says the same."""
@@ -67,7 +65,7 @@ class Merge:
         if not isinstance(choice, dict) or ("message" in choice and "delta" not in choice):
             raise MergeError
         index = choice.get("index", 0)
-        if type(index) is not int or choice.get("error"):
+        if type(index) is not int:
             raise MergeError
         self._choices.setdefault(index, _Choice()).add(choice)
 

@@ -253,6 +253,21 @@ def test_each_chunk_says_whose_it_is() -> None:
         assert chunk.keys() == {*head, "system_fingerprint", "choices"}
 
 
+def test_groqs_statistics_come_at_the_end() -> None:
+    """Its clients add up what they find: told twice, tokens would count twice."""
+    ask, answers = recorded("x_groq_usage")
+    *others, last = chunks(dialect.replay(ask, answers))
+    assert last["x_groq"] == VECTORS["x_groq_usage"]["body"]["x_groq"]
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert all("x_groq" not in chunk for chunk in others)
+
+
+def test_choices_are_kept_in_order() -> None:
+    """Whatever order a provider tells them in."""
+    answers = answered(ask_for(n=2), saying("b", 1), saying("a", 0))
+    assert [each.text for each in answers[0]] == ["a", "b"]
+
+
 def test_a_tool_call_opens_with_its_name() -> None:
     """Then its arguments come in pieces, under the same index."""
     ask, answers = recorded("tool_call")
@@ -390,7 +405,8 @@ def test_usage_that_only_the_proxy_asked_for_is_hidden() -> None:
     assert relay is not None
     told = [each for each in vector["stream"] if isinstance(each, dict)]
     shown = chunks(relay.feed(sent(vector)[1]))
-    assert shown == [{k: v for k, v in chunk.items() if k != "usage"} for chunk in told[:-1]]
+    without = [{k: v for k, v in chunk.items() if k != "usage"} for chunk in told]
+    assert shown == [each for each, chunk in zip(without, told, strict=True) if not chunk["usage"]]
     assert dialect.relay(streamed(ask, with_usage=True)) is None
 
 
@@ -608,6 +624,14 @@ def test_any_json_is_read_or_refused(body: Any) -> None:
     except UnreadableRequest:
         return
     assert record(ask, JSON_HEAD, b"{}") is None
+    assert record(ask, EVENT_HEAD, b"") is None
+
+
+@pytest.mark.parametrize("n", ["2", True, None, -1, 2.5, [2]])
+def test_an_odd_number_of_choices_is_taken_for_one(n: Any) -> None:
+    """It is for the provider to refuse it."""
+    head, raw = sent(VECTORS["text"])
+    assert record(ask_for(n=n, stream=True), head, raw) is not None
 
 
 @given(st.lists(odd_bodies | json_values, max_size=4))
