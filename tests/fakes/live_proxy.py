@@ -34,9 +34,9 @@ class LiveProxy:
         return int(totals.entries)
 
     async def listening(self, callers: int) -> None:
-        """Return when so many callers listen to fetches that others may join."""
+        """Return when just so many callers listen to fetches that others may join."""
         async with asyncio.timeout(SETTLE_S):
-            while self.app.flights.listening < callers:
+            while self.app.flights.listening != callers:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.001)
 
     async def settled(self) -> None:
