@@ -92,7 +92,7 @@ Say = Callable[[str], None]
 def hits(servers: Servers, provider: Started, plan: Plan, results: Results, say: Say) -> None:
     """Bare uvicorn, and the proxy with all it is asked in its cache."""
     targets = {
-        "bare": (servers.asgi("bare"), b"200 OK"),
+        "bare": (servers.bare(), b"200 OK"),
         "memory": (servers.proxy("hits-memory", provider, "memory://"), _HIT),
         "sqlite": (servers.proxy("hits-sqlite", provider, servers.sqlite("hits")), _HIT),
     }
@@ -109,9 +109,8 @@ def hits(servers: Servers, provider: Started, plan: Plan, results: Results, say:
 
 def misses(servers: Servers, provider: Started, plan: Plan, results: Results, say: Say) -> None:
     """A bare forwarder, and the proxy asked nothing twice."""
-    upstream = {"BENCHMARK_UPSTREAM": f"http://127.0.0.1:{provider.port}"}
     targets = {
-        "forwarder": (servers.asgi("forwarder", **upstream), b"200 OK"),
+        "forwarder": (servers.forwarder("misses-forwarder", provider), b"200 OK"),
         "memory miss": (servers.proxy("misses-memory", provider, "memory://"), _MISS),
         "sqlite miss": (servers.proxy("misses-sqlite", provider, servers.sqlite("misses")), _MISS),
     }
@@ -128,9 +127,11 @@ def misses(servers: Servers, provider: Started, plan: Plan, results: Results, sa
 def streamed(servers: Servers, provider: Started, plan: Plan, results: Results, say: Say) -> None:
     """One stream at a time, direct and through the proxy; then many at a time."""
     proxy = servers.proxy("streams", provider, "memory://")
+    forwarder = servers.forwarder("streams-forwarder", provider)
+    targets = {"direct": provider, "forwarder": forwarder, "proxied": proxy}
     say(f"{plan.flows} streams of {plan.flow_chunks} chunks, direct and through the proxy")
     for number in range(plan.flows + 1):
-        for name, server in {"direct": provider, "proxied": proxy}.items():
+        for name, server in targets.items():
             flow = streams.flow(server.port, f"flow-{name}-{number}", plan.flow_chunks)
             if number:  # the first one opens connections and loads code
                 results.flows[name].append(flow)

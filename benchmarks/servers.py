@@ -62,12 +62,18 @@ class Servers:
     def provider(self) -> Started:
         return self._start("provider", self._cores.load, lambda port: ["benchmarks.provider", port])
 
-    def asgi(self, name: str, **environment: str) -> Started:
+    def bare(self) -> Started:
+        return self._asgi("bare", "bare")
+
+    def forwarder(self, name: str, upstream: Started) -> Started:
+        return self._asgi("forwarder", name, BENCHMARK_UPSTREAM=f"http://127.0.0.1:{upstream.port}")
+
+    def _asgi(self, app: str, name: str, **environment: str) -> Started:
         """An app of `benchmarks` under uvicorn as fast as it goes."""
         fast = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
 
         def command(port: str) -> list[str]:
-            return ["uvicorn", f"benchmarks.{name}:app", "--port", port, *fast]
+            return ["uvicorn", f"benchmarks.{app}:app", "--port", port, *fast]
 
         return self._start(name, self._cores.server, command, environment)
 
