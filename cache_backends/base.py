@@ -17,7 +17,7 @@ from contextvars import copy_context
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
 
@@ -140,6 +140,8 @@ class EntryCache(BaseCache):
     return is a copy.
     """
 
+    # True where no async method ever waits: then no deadline is needed around it.
+    never_waits: ClassVar[bool] = False
     _clock: Callable[[], float] = staticmethod(time.time)
 
     def peek(self, key: Key) -> Entry | None:
@@ -197,6 +199,8 @@ class EntryCache(BaseCache):
 
 class NullCache(EntryCache):
     """Keeps nothing: every lookup is a miss. The cache that is "off"."""
+
+    never_waits = True
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         return None

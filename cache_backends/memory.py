@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import fields
 from sys import getsizeof
 from threading import Lock
 from typing import Any
 
 from cache_backends.base import (
     BaseCache,
+    ChatGeneration,
     Entry,
     EntryCache,
     Generation,
@@ -70,6 +70,8 @@ class MemoryCache(EntryCache):
     What is handed out is what was put in, not a copy. An entry larger than `max_bytes` is not kept
     and pushes nothing out. `evictions` and `refused` count since the start.
     """
+
+    never_waits = True
 
     def __init__(self, *, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
         if max_bytes <= 0:
@@ -154,15 +156,19 @@ def size_of(entry: Entry) -> int:
     rest: list[Any] = [*entry.key, entry.tags, dict(entry.about)]
     for generation in entry.generations:
         total += getsizeof(generation)
-        rest.extend(getattr(generation, each.name) for each in fields(generation))
+        rest += (generation.text, generation.generation_info)
+        if isinstance(generation, ChatGeneration):
+            rest.append(generation.message)
     while rest:
         value = rest.pop()
+        if value is None or value is True or value is False:
+            continue
         total += getsizeof(value)
-        if isinstance(value, dict):
-            rest.extend(value.values())
-        elif isinstance(value, (list, tuple)):
-            rest.extend(value)
-        elif isinstance(value, str) and not value.isascii():
+        if isinstance(value, str):
             # A UTF-8 copy stays inside such a string once it was written out.
-            total += 3 * len(value)
+            total += 0 if value.isascii() else 3 * len(value)
+        elif isinstance(value, dict):
+            rest += value.values()
+        elif isinstance(value, (list, tuple)):
+            rest += value
     return total

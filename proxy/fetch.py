@@ -14,7 +14,7 @@ from proxy.dialects.base import Recorder
 from proxy.errors import Overloaded, UpstreamFailure
 from proxy.flights import Flight
 from proxy.inquiry import Inquiry
-from proxy.models import Answers, Freshness, Head
+from proxy.models import AnswerFacts, Answers, Freshness, Head
 from proxy.policy import Policy
 from proxy.store import Store
 from proxy.upstream import Arrival, Upstream
@@ -188,6 +188,7 @@ class Fetcher:
         await self._keep(inquiry, flight, fetched, missing, size)
         rest = iter(fetched)
         flight.answers = [next(rest) if entry is None else entry.generations for entry in fresh]
+        flight.facts = inquiry.dialect.facts(inquiry.ask, flight.answers)
         flight.partial = True
         flight.begin(Head(200, [(b"content-type", b"application/json")]))
         flight.add(inquiry.dialect.replay(inquiry.ask, flight.answers))
@@ -221,26 +222,22 @@ class Fetcher:
         size: int,
     ) -> None:
         """Store what may be stored; say in the flight whether, and why not."""
-        flight.reason = self._refusal(inquiry, answers, size)
+        if answers is not None:
+            flight.facts = inquiry.dialect.facts(inquiry.ask, answers)
+        flight.reason = self._refusal(inquiry, flight.facts, size)
         if flight.reason or answers is None:
             flight.refused, flight.stored = True, False
             return
-        saving = self._store.save(self._entries(inquiry, flight, answers, places))
-        if saving is None:
-            flight.stored, flight.reason = False, "the cache is not available"
-            return
-        done, _ = await asyncio.wait({saving}, timeout=COMMIT_WAIT_S)
-        flight.stored = saving.result() if done else None
+        entries = self._entries(inquiry, flight, answers, places)
+        flight.stored = await self._store.save(entries, patience_s=COMMIT_WAIT_S)
         if flight.stored is False:
             flight.reason = "the cache did not take it"
 
-    def _refusal(self, inquiry: Inquiry, answers: Answers | None, size: int) -> str:
-        verdict, ask = inquiry.verdict, inquiry.ask
+    def _refusal(self, inquiry: Inquiry, facts: AnswerFacts | None, size: int) -> str:
+        verdict = inquiry.verdict
         if not verdict.may_write:
             return verdict.reason or "not to be stored"
-        if answers is None:
-            return "incomplete answer"
-        return self._policy.keep(verdict, inquiry.dialect.facts(ask, answers), size)
+        return "incomplete answer" if facts is None else self._policy.keep(verdict, facts, size)
 
     def _entries(
         self, inquiry: Inquiry, flight: Flight, answers: Answers, places: Sequence[int]
@@ -249,7 +246,8 @@ class Fetcher:
         expires_at, retained_until = self._policy.expiry(inquiry.verdict, now)
         entries = []
         for place, generations in zip(places, answers, strict=True):
-            facts = inquiry.dialect.facts(inquiry.ask, [generations])
+            facts = flight.facts if len(answers) == 1 else None
+            facts = facts or inquiry.dialect.facts(inquiry.ask, [generations])
             about = {
                 "provider": inquiry.call.provider.name,
                 "dialect": inquiry.ask.dialect,

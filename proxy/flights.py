@@ -15,7 +15,7 @@ from typing import Any
 
 from cache_backends.base import Entry
 from proxy.errors import ProxyError, UpstreamFailure
-from proxy.models import Answers, Freshness, Head
+from proxy.models import AnswerFacts, Answers, Freshness, Head
 
 log = logging.getLogger("proxy.flights")
 
@@ -41,6 +41,7 @@ class Flight:
         self.freshness = Freshness.FRESH
         self.partial = False  # part of the answer was stored, the rest was fetched
         self.answers: Answers | None = None  # what was recorded, once complete
+        self.facts: AnswerFacts | None = None  # of it
         self.stored: bool | None = None  # known once the save is tried
         self.reason = ""  # why it was not stored
         self.refused = False  # may it not be stored, whatever state the cache is in?

@@ -82,7 +82,7 @@ class Replies:
         headers = tell_after(headers, _told_live(inquiry, flight, event))
         whole = flight.done and flight.error is None and not head.streams
         body = listener.backlog() if whole else _stream(inquiry, flight, listener)
-        release = partial(self._over, inquiry, flight, listener, event)
+        release = partial(self._over, flight, listener, event)
         return Reply(head.status, headers, body, event, release)
 
     def passed_on(self, passing: Passing, arrival: Arrival) -> Reply:
@@ -118,13 +118,13 @@ class Replies:
         event.input_tokens, event.output_tokens = facts.input_tokens, facts.output_tokens
         return Reply(200, headers, body, event, partial(self._listener, event))
 
-    def _over(self, inquiry: Inquiry, flight: Flight, listener: Listener, event: Event) -> None:
+    def _over(self, flight: Flight, listener: Listener, event: Event) -> None:
         listener.leave()
         event.reason = event.reason or flight.reason
         event.upstream_seconds = flight.upstream_s
-        if flight.answers is not None:
-            facts = inquiry.dialect.facts(inquiry.ask, flight.answers)
-            event.input_tokens, event.output_tokens = facts.input_tokens, facts.output_tokens
+        if flight.facts is not None:
+            event.input_tokens = flight.facts.input_tokens
+            event.output_tokens = flight.facts.output_tokens
         self._listener(event)
 
 

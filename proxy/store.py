@@ -135,14 +135,20 @@ class Store:
             for key, entry in zip(keys, entries, strict=True)
         ]
 
-    def save(self, entries: Sequence[Entry]) -> asyncio.Task[bool] | None:
-        """Begin to store entries; the task tells whether they are. `None`: cannot be tried."""
+    async def save(self, entries: Sequence[Entry], *, patience_s: float) -> bool | None:
+        """Store entries, and tell whether they are; `None`: not known after `patience_s` seconds.
+
+        The save goes on by itself then, within its own deadline.
+        """
         if len(self._saving) >= MAX_PENDING_SAVES or not self._breaker.allows():
-            return None
+            return False
+        if self._cache.never_waits:
+            return await self._save(entries)
         task = asyncio.create_task(self._save(entries))
         self._saving.add(task)
         task.add_done_callback(self._saving.discard)
-        return task
+        done, _ = await asyncio.wait({task}, timeout=patience_s)
+        return task.result() if done else None
 
     async def _save(self, entries: Sequence[Entry]) -> bool:
         async def put() -> bool:
@@ -170,8 +176,11 @@ class Store:
         self, call: Callable[[], Awaitable[_T]], timeout_s: float, what: str
     ) -> _T | None:
         try:
-            async with asyncio.timeout(timeout_s):
+            if self._cache.never_waits:
                 result = await call()
+            else:
+                async with asyncio.timeout(timeout_s):
+                    result = await call()
         except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
             self._breaker.failed(_describe(what, exc))
             log.info("%s", _describe(what, exc))

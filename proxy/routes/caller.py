@@ -68,17 +68,25 @@ class Caller:
 
     async def unless_gone(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work; give it up when the caller leaves."""
-        working = asyncio.create_task(work)
+        working = asyncio.current_task()
+        assert working is not None
+        left = False
+
+        def give_up(leaving: asyncio.Task[None]) -> None:
+            nonlocal left
+            if not leaving.cancelled():
+                left = working.cancel()
+
         leaving = asyncio.create_task(self._leave())
+        leaving.add_done_callback(give_up)
         try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                working.result()
+            await work
+        except asyncio.CancelledError:
+            if not left or working.uncancel() > 0:  # the server gives up, not the caller
+                raise
         finally:
+            leaving.remove_done_callback(give_up)
             leaving.cancel()
-            if not working.done():
-                working.cancel()
-                await asyncio.wait({working})
 
     async def _leave(self) -> None:
         if self.has_body:
