@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from cache_backends import EntryCache
 from proxy.app import create_app
@@ -20,6 +21,10 @@ from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.provider import FakeProvider
 from tests.fakes.raw_client import Connect, RawClient
 from tests.fakes.server import AppServer, Serve
+
+# The machine may be busy: a slow example is not a failing one.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest_asyncio.fixture
