@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from proxy.errors import Forbidden, Unauthorized
-from proxy.keys import CREDENTIAL_HEADERS
+from proxy.keys import COOKIE, CREDENTIAL_HEADERS
 from proxy.models import Headers, Provider
 
 _KEY_HEADERS = (b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key")
@@ -60,7 +60,7 @@ class Access:
         """
         if provider.api_key is None and not self._digests:
             return headers
-        bare = [pair for pair in headers if pair[0] not in CREDENTIAL_HEADERS]
+        bare = [pair for pair in headers if pair[0] not in CREDENTIAL_HEADERS | {COOKIE}]
         if provider.api_key is None:
             return bare
         if provider.auth_header == "authorization":

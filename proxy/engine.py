@@ -69,6 +69,8 @@ class Engine:
             verdict = _past_the_cache(verdict, "the cache is not available")
         elif len(call.body) <= STRICT_PARSE_AT_ONCE_BYTES and (why := keys.ambiguity(call.body)):
             verdict = _past_the_cache(verdict, why)
+        if not verdict.may_write and ask.asks_usage_upstream:
+            ask = replace(ask, asks_usage_upstream=False)  # sent as it came: nothing is gained
         question = keys.question(call, ask, verdict, self._keyed_headers)
         return Inquiry(call, dialect, ask, verdict, question)
 

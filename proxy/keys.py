@@ -57,9 +57,11 @@ CREDENTIAL_HEADERS = frozenset(
         b"openai-organization",
         b"openai-project",
         b"anthropic-workspace-id",
-        b"cookie",
     }
 )
+# Names the caller where nothing else does. Beside a key it is what a provider's edge has set (and
+# sets anew every half hour), not who asks.
+COOKIE = b"cookie"
 # The same, where a key is put into the query.
 CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
 
@@ -142,6 +144,8 @@ def partition(scope: Scope, call: Call, secret: bytes) -> str:
     if scope is Scope.CLIENT and call.client is not None:
         return f"client:{call.client}"
     presented = [pair for pair in call.headers if pair[0] in CREDENTIAL_HEADERS]
+    if not presented:
+        presented = [pair for pair in call.headers if pair[0] == COOKIE]
     if call.query:
         presented += [
             (name.encode(), value.encode())

@@ -122,7 +122,9 @@ class Levelling(NamedTuple):
 class KeepRules:
     """Which complete answers are stored."""
 
-    refuse_finish_reasons: frozenset[str] = frozenset({"content_filter", "error"})
+    refuse_finish_reasons: frozenset[str] = frozenset(
+        {"content_filter", "error", "insufficient_system_resource"}
+    )
     tool_calls: bool = True
     unparsable_json: bool = False
     max_temperature: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -122,6 +123,7 @@ def serve(settings: Settings, *, announce: Callable[[], None] | None = None) -> 
     """Serve until SIGINT or SIGTERM; the exit code. `announce` is called before the first request
     can come in."""
     configure_logging(settings.server.log_level)
+    _allow_many_files()
     if settings.server.workers > 1:
         return _serve_with_workers(settings, announce)
     app = served_app(settings)
@@ -130,6 +132,13 @@ def serve(settings: Settings, *, announce: Callable[[], None] | None = None) -> 
         announce()
     server.run()
     return 0 if server.started else 1
+
+
+def _allow_many_files() -> None:
+    """A stream takes two: 1,024, the usual soft limit, would end at 500 streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _serve_with_workers(settings: Settings, announce: Callable[[], None] | None) -> int:
@@ -213,6 +222,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,  # whoever asks could say that somebody else does
         "timeout_keep_alive": round(server.keep_alive_s),
         "timeout_graceful_shutdown": round(server.drain_s),
     }

@@ -398,12 +398,19 @@ def test_callers_with_other_credentials_are_parted(one: Headers, other: Headers)
 def test_values_do_not_run_into_each_other() -> None:
     """One header that spells two, and two whose border moves, are other callers."""
     ids = {
-        partition([(b"api-key", b"acookieb")]),
-        partition([(b"api-key", b"a"), (b"cookie", b"b")]),
-        partition([(b"api-key", b"1"), (b"cookie", b"11")]),
-        partition([(b"api-key", b"11"), (b"cookie", b"1")]),
+        partition([(b"api-key", b"ax-api-keyb")]),
+        partition([(b"api-key", b"a"), (b"x-api-key", b"b")]),
+        partition([(b"api-key", b"1"), (b"x-api-key", b"11")]),
+        partition([(b"api-key", b"11"), (b"x-api-key", b"1")]),
     }
     assert len(ids) == 4
+
+
+def test_a_cookie_parts_callers_without_a_key_only() -> None:
+    """Beside a key it is what the provider's edge has set, anew every half hour."""
+    assert partition([(b"cookie", b"a")]) != partition([(b"cookie", b"b")])
+    key = (b"api-key", b"k")
+    assert partition([key, (b"cookie", b"a")]) == partition([key, (b"cookie", b"b")])
 
 
 def test_a_credential_in_the_query_parts() -> None:
