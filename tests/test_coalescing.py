@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -11,8 +10,8 @@ import pytest
 
 from cache_backends.memory import MemoryCache
 from tests.fakes.broken_cache import BrokenCache, Fault
-from tests.fakes.chat import MINE, PATH, YOURS, asking, events, words
-from tests.fakes.live_proxy import LiveProxy, StartProxy
+from tests.fakes.chat import MINE, PATH, YOURS, asker, asking, events, words
+from tests.fakes.live_proxy import StartProxy
 from tests.fakes.oracle import chat_answer, chat_chunks, event, expected
 from tests.fakes.provider import Answer, FakeProvider, Gate
 from tests.fakes.raw_client import Connect, RawClient
@@ -40,16 +39,6 @@ class SlowCache(MemoryCache):
         if self._saves is not None:
             await self._saves.enter()
         await super().put_many(entries)
-
-
-def asker(client: httpx.AsyncClient, live: LiveProxy) -> Callable[..., Awaitable[httpx.Response]]:
-    """`ask(stream=True)`: the answer to a chat request."""
-
-    async def ask(headers: dict[str, str] = MINE, **fields: Any) -> httpx.Response:
-        url = f"{live.base_url}/chat/completions"
-        return await client.post(url, json=asking(**fields), headers=headers)
-
-    return ask
 
 
 async def outcome(raw: RawClient, body: dict[str, Any]) -> tuple[str, str]:
@@ -147,47 +136,6 @@ async def test_one_who_wants_a_stream_does_not_join_a_plain_fetch(
     assert words(streamed.content) == words((await plain).content) == JOKE
     assert len(provider.calls) == 2
     assert await live.stored() == 1
-    await live.settled()
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_failure_is_told_to_all_at_once(
-    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, stream: bool
-) -> None:
-    """One call; five equal errors, of which only the first asker's shows whose exchange it was."""
-    personal = [(b"set-cookie", b"who=first"), (b"retry-after", b"7")]
-    provider.always = Answer(status=500, headers=personal, gate=(gate := Gate()))
-    live = await proxy()
-    ask = asker(client, live)
-    asked = [asyncio.create_task(ask(stream=stream)) for _ in range(5)]
-    await live.listening(5)
-    await gate.open()
-    answers = sorted(await asyncio.gather(*asked), key=lambda each: each.headers["x-cache"])
-    assert {(each.status_code, each.content) for each in answers} == {
-        (500, b'{"error":{"message":"status 500","type":"fake_error"}}')
-    }
-    assert [each.headers["retry-after"] for each in answers] == ["7"] * 5
-    whose = ("set-cookie", "x-request-id", "x-ratelimit-remaining-requests")
-    assert [sum(name in each.headers for name in whose) for each in answers] == [0, 0, 0, 0, 3]
-    assert len(provider.calls) == 1
-    assert await live.stored() == 0
-    await live.settled()
-
-
-async def test_a_refused_connection_is_one_call_and_five_errors(
-    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
-) -> None:
-    """All who wait get the proxy's own 502, and nobody tries again on his own account."""
-    provider.always = Answer(refuse=True, gate=(gate := Gate()))
-    live = await proxy()
-    ask = asker(client, live)
-    asked = [asyncio.create_task(ask()) for _ in range(5)]
-    await live.listening(5)
-    await gate.open()
-    answers = await asyncio.gather(*asked)
-    assert [each.status_code for each in answers] == [502] * 5
-    assert {each.json()["error"]["code"] for each in answers} == {"upstream_failure"}
-    assert len(provider.calls) == 1
     await live.settled()
 
 
@@ -304,56 +252,4 @@ async def test_streams_with_and_without_usage_do_not_mix(
     await gate.open()
     assert not any("usage" in event for event in events((await bare).content))
     assert events((await full).content)[-1]["usage"]["completion_tokens"] == 12
-    await live.settled()
-
-
-async def test_what_cannot_be_kept_makes_nobody_wait(
-    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
-) -> None:
-    """Once an answer was not storable, equal calls run side by side until one is."""
-    live = await proxy(cache={"refuse_finish_reasons": ["stop"]})
-    ask = asker(client, live)
-    first = await ask()
-    assert first.headers["cache-status"].endswith('stored=?0; detail="finish_reason stop"')
-    provider.always = Answer(gate=(gate := Gate()))
-    asked = [asyncio.create_task(ask()) for _ in range(5)]
-    await provider.received(6)
-    await gate.open()
-    assert {each.headers["x-cache"] for each in await asyncio.gather(*asked)} == {"MISS"}
-    assert await live.stored() == 0
-    await live.settled()
-
-
-async def test_a_shared_answer_that_cannot_be_kept_reaches_all(
-    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
-) -> None:
-    """Five who wait together for what will not be stored share it all the same."""
-    provider.always = Answer(gate=(gate := Gate()))
-    live = await proxy(cache={"refuse_finish_reasons": ["stop"]})
-    ask = asker(client, live)
-    asked = [asyncio.create_task(ask()) for _ in range(5)]
-    await live.listening(5)
-    await gate.open()
-    assert {words(each.content) for each in await asyncio.gather(*asked)} == {JOKE}
-    assert len(provider.calls) == 1
-    assert await live.stored() == 0
-    await live.settled()
-
-
-@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.HANG])
-async def test_calls_are_shared_while_the_cache_is_down(
-    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, fault: Fault
-) -> None:
-    """That an answer could not be saved is no reason to ask for it five times."""
-    cache = BrokenCache(fault=fault)
-    cache.operations = frozenset({"get_many", "put_many"})
-    live = await proxy(cache, cache={"lookup_timeout_s": 0.02, "save_timeout_s": 0.02})
-    ask = asker(client, live)
-    await ask()
-    provider.always = Answer(gate=(gate := Gate()))
-    asked = [asyncio.create_task(ask()) for _ in range(5)]
-    await live.listening(5)
-    await gate.open()
-    assert {words(each.content) for each in await asyncio.gather(*asked)} == {JOKE}
-    assert len(provider.calls) == 2
     await live.settled()

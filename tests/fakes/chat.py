@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
 import orjson
+
+from tests.fakes.live_proxy import LiveProxy
 
 PATH = "/v1/chat/completions"
 MINE = {"authorization": "Bearer mine"}
@@ -29,3 +33,13 @@ def events(body: bytes) -> list[dict[str, Any]]:
     """The objects of a stream, without its `[DONE]`."""
     data = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
     return [orjson.loads(each) for each in data if each != b"[DONE]"]
+
+
+def asker(client: httpx.AsyncClient, live: LiveProxy) -> Callable[..., Awaitable[httpx.Response]]:
+    """`ask(stream=True)`: the answer to a chat request."""
+
+    async def ask(headers: dict[str, str] = MINE, **fields: Any) -> httpx.Response:
+        url = f"{live.base_url}/chat/completions"
+        return await client.post(url, json=asking(**fields), headers=headers)
+
+    return ask
