@@ -44,13 +44,14 @@ def sender(transport: AiohttpTransport) -> Send:
         *,
         method: str = "POST",
         headers: list[tuple[bytes, bytes]] | None = None,
-        body: bytes | AsyncIterator[bytes] = b"{}",
+        body: bytes | AsyncIterator[bytes] | httpx.AsyncByteStream = b"{}",
         target: bytes | None = None,
         **timeout: float,
     ) -> httpx.Response:
-        is_bytes = isinstance(body, bytes)
         stream = (
-            httpx.ByteStream(body) if is_bytes else httpx.Request("PUT", url, content=body).stream
+            body
+            if isinstance(body, httpx.AsyncByteStream)
+            else httpx.Request(method, url, content=body).stream
         )
         extensions = {"timeout": timeout} | ({} if target is None else {"target": target})
         return await transport.handle_async_request(
@@ -197,6 +198,25 @@ async def test_a_stale_connection_is_replaced(send: Send, method: str) -> None:
     assert [exchange.number for exchange in upstream.exchanges] == [1, 2, 1]
 
 
+async def test_all_of_the_pool_may_be_stale(send: Send) -> None:
+    """The second try does not go over another connection of the pool."""
+    both = asyncio.Barrier(2)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.body()
+        if exchange.number == 2:
+            return exchange.hang_up()
+        if len(upstream.exchanges) <= 2:
+            await both.wait()
+        return await exchange.say(reply(b"ok"))
+
+    async with RawUpstream(script) as upstream:
+        for response in await asyncio.gather(send(upstream.origin), send(upstream.origin)):
+            await read(response)
+        assert await read(await send(upstream.origin)) == b"ok"
+    assert [exchange.number for exchange in upstream.exchanges] == [1, 1, 2, 1]
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_new_connection_that_breaks_is_not_replaced(send: Send, method: str) -> None:
     """A server that closed a fresh connection has seen the request."""
@@ -250,12 +270,22 @@ async def counted(pieces: list[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
+class Once(httpx.AsyncByteStream):
+    """A body that is empty when it is read again."""
+
+    def __init__(self) -> None:
+        self._pieces = counted([b"a", b"b"])
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
+
+
 async def test_an_upload_is_not_repeated(send: Send) -> None:
     """A body that streams is gone once it was read."""
     async with RawUpstream(closing_from(2)) as upstream:
         await read(await send(upstream.origin))
         with pytest.raises((httpx.RemoteProtocolError, httpx.NetworkError)):
-            await send(upstream.origin, body=counted([b"a", b"b"]))
+            await send(upstream.origin, body=Once())
     assert len(upstream.exchanges) == 2
 
 

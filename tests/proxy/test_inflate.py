@@ -87,6 +87,13 @@ def test_each_flush_gives_what_was_flushed() -> None:
         assert b"".join(it.feed(sent)) == event
 
 
+def test_nothing_is_held_back_between_steps() -> None:
+    """What a full step left inside zlib comes too, not only with the next chunk."""
+    packed = gzip.compress(bytes(STEP_BYTES + 3))[:-8]
+    known = zlib.decompressobj(zlib.MAX_WBITS + 16).decompress(packed)
+    assert b"".join(decoder(b"gzip").feed(packed)) == known
+
+
 def test_other_encodings_are_not_decoded() -> None:
     """Whoever asks is told, and passes the body on as it is."""
     assert decoder_for(b"br") is None

@@ -111,7 +111,8 @@ async def test_paths_that_cannot_be_sent_are_the_callers_fault(tail: str) -> Non
 async def test_an_answer_compressed_all_the_same_is_made_plain(encoding: str) -> None:
     """Head and length then speak of the plain body."""
     packed = {"gzip": gzip.compress(b"hello"), "deflate": zlib.compress(b"hello")}[encoding]
-    answer = httpx.Response(200, headers={"content-encoding": encoding}, content=pieces(packed))
+    headers = {"content-encoding": encoding, "content-length": str(len(packed))}
+    answer = httpx.Response(200, headers=headers, content=pieces(packed))
     arrival = await post(mocked(answer))
     assert (arrival.head.headers, arrival.length) == ([], None)
     assert await read(arrival) == b"hello"
@@ -229,6 +230,7 @@ async def test_a_slow_caller_is_not_the_providers_fault(hasty: Upstream) -> None
     """While an upload waits for its caller no limit runs; the answer's begins with its end."""
 
     async def slow() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0.6)
         yield b"a"
         await asyncio.sleep(0.6)
         yield b"b"
