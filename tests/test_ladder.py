@@ -17,7 +17,7 @@ LADDER = (
     ("proxy.cli",),
     ("proxy.demo", "proxy.explain"),
     ("proxy.server",),
-    ("proxy.app",),
+    ("proxy.app", "proxy.protocol"),
     ("proxy.application",),
     ("proxy.routes",),
     ("proxy.engine",),
@@ -41,7 +41,7 @@ LADDER = (
 # of their own: `sqlite_rows` is a part of `sqlite`.
 STRANGERS = {
     "proxy.routes": ("", "caller"),
-    "proxy.dialects": ("", "base"),
+    "proxy.dialects": ("", "base", "recorders", "relays"),
     "cache_backends": ("", "base", "codec", "lanes", "plain", "s3fifo", "urls"),
 }
 
@@ -58,7 +58,7 @@ DOORS = {
     ),
     "fastapi": ("proxy.app", "proxy.application", "proxy.routes"),
     "starlette": ("proxy.app", "proxy.application", "proxy.routes", "proxy.server"),
-    "uvicorn": ("proxy.server", "proxy.demo"),
+    "uvicorn": ("proxy.server", "proxy.protocol", "proxy.demo"),
     "httpx": (
         "proxy.upstream",
         "proxy.aiohttp_transport",

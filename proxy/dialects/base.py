@@ -6,20 +6,18 @@ provider's answer through a Recorder, and tells a stored answer again with `repl
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
 
-from proxy import keys, sse
+from proxy import keys
 from proxy.errors import ProxyError, UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Call, Head, Ignored
 
 _STREAM_OPTIONS = b'{"stream_options":{"include_usage":true},'
-_NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
 
 
 class Recorder(Protocol):
@@ -197,139 +195,6 @@ class OpenAIDialect(ABC):
         return asked, parameters, tuple(ignored)
 
 
-class JsonRecorder:
-    """Collects an answer that comes as one JSON object; `read` says what it comes to.
-
-    Blank lines before it (DeepSeek sends them under load) do no harm.
-    """
-
-    ended = False  # the end of the body is the only sign
-
-    def __init__(self, read: Callable[[dict[str, Any]], Answers | None]) -> None:
-        self._read = read
-        self._chunks: list[bytes] = []
-
-    def feed(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-
-    def finish(self) -> Answers | None:
-        try:
-            body = orjson.loads(b"".join(self._chunks))
-            if not isinstance(body, dict) or tells_error(body):
-                return None
-            return _writable(self._read(body))
-        except (orjson.JSONDecodeError, RecursionError):
-            return None
-
-
-class EventRecorder(ABC):
-    """Collects an answer that comes as a stream of JSON objects, ended by `[DONE]` or not."""
-
-    def __init__(self) -> None:
-        self._decoder = sse.Decoder()
-        self._ended = False
-        self._broken = False
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
-
-    def feed(self, chunk: bytes) -> None:
-        if self._broken:
-            return
-        try:
-            events = self._decoder.feed(chunk)
-        except ProxyError:  # too long an event: it may pass, but is not kept
-            self._broken = True
-            return
-        for event in events:
-            if event == b"[DONE]":
-                self._ended = True
-            elif event and not self._take(event):
-                self._broken = True
-
-    def finish(self) -> Answers | None:
-        return None if self._broken else _writable(self.answers())
-
-    @abstractmethod
-    def add(self, chunk: dict[str, Any]) -> bool:
-        """Take in the next object; `False` if it is not of this format."""
-
-    @abstractmethod
-    def answers(self) -> Answers | None:
-        """What all objects come to; `None` if the answer is not complete."""
-
-    def _take(self, event: bytes) -> bool:
-        try:
-            chunk = orjson.loads(event)
-        except orjson.JSONDecodeError:
-            return False
-        return isinstance(chunk, dict) and not tells_error(chunk) and self.add(chunk)
-
-
-class UsageRelay:
-    """Hides the usage that only the proxy asked for; all else passes byte for byte.
-
-    Lines pass as soon as they are whole, and one that holds no object passes as it comes.
-    """
-
-    def __init__(self) -> None:
-        self._held = bytearray()  # a line that has not ended
-        self._is_object = False  # it holds an object, whatever follows
-        self._midway = False  # the beginning of this line has passed
-        self._hidden = False  # the event's data was hidden: so is the blank line that ends it
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._held += chunk
-        goes_on = b"\n" not in chunk and b"\r" not in chunk
-        if self._is_object and goes_on and len(self._held) <= sse.MAX_EVENT_BYTES:
-            return b""
-        lines = bytes(self._held).splitlines(keepends=True)
-        rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-        passed = b"".join([self._line(line) for line in lines])
-        if rest and (self._midway or not _may_be_object(rest)):
-            passed, rest, self._midway = passed + rest, b"", True
-        self._held = bytearray(rest)
-        self._is_object = rest.startswith((b"data: {", b"data:{"))
-        return passed
-
-    def finish(self) -> bytes:
-        """A last line that nothing ended: some clients read it all the same."""
-        rest, self._held = bytes(self._held), bytearray()
-        return self._line(rest)
-
-    def _line(self, line: bytes) -> bytes:
-        if self._midway:
-            self._midway = False
-            return line
-        if self._hidden and not line.strip():
-            self._hidden = False
-            return b""
-        if not line.startswith(b"data:") or b'"usage"' not in line:
-            return line
-        shown = _without_usage(line)
-        self._hidden = not shown
-        return shown
-
-
-def is_event_stream(head: Head) -> bool:
-    """Told by the reply, not by the request: some servers stream although they were not asked."""
-    return head.header(b"content-type").lower().startswith(b"text/event-stream")
-
-
-def tells_error(body: dict[str, Any]) -> bool:
-    """Does a body or an event that came with status 200 tell an error?
-
-    OpenRouter and vLLM send `error` once generation began, Groq `x_groq.error`.
-    """
-    groq = body.get("x_groq")
-    return bool(
-        body.get("error")
-        or "error" in (body.get("type"), body.get("object"))
-        or (isinstance(groq, dict) and groq.get("error"))
-    )
-
-
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Parse a body that must be a JSON object; `UnreadableRequest` says what else it is."""
     try:
@@ -365,43 +230,6 @@ def openai_error(error: ProxyError) -> bytes:
         "code": error.code,
     }
     return orjson.dumps({"error": detail})
-
-
-def _writable(answers: Answers | None) -> Answers | None:
-    """orjson reads 1024 levels and writes 254: what could not be told again is not kept."""
-    try:
-        orjson.dumps(answers)
-    except orjson.JSONEncodeError:
-        return None
-    return answers
-
-
-def _may_be_object(line: bytes) -> bool:
-    """May the beginning of a line become `data: {...}`? A CR may yet become a CRLF."""
-    if len(line) > sse.MAX_EVENT_BYTES:
-        return False  # no event of a language model: it passes as it comes
-    return line.endswith(b"\r") or b"data: {".startswith(line[:7]) or b"data:{".startswith(line[:6])
-
-
-def _without_usage(line: bytes) -> bytes:
-    """The line without `usage: null`; nothing of it if it is the chunk that only tells usage."""
-    try:
-        chunk = orjson.loads(line[5:])
-    except orjson.JSONDecodeError:
-        return line
-    if not isinstance(chunk, dict) or "usage" not in chunk:
-        return line
-    if chunk["usage"] is not None:
-        return b"" if chunk.get("choices") == [] else line
-    del chunk["usage"]
-    shown = _NO_USAGE.sub(b"", line, count=1)
-    if orjson.loads(shown[5:]) == chunk:
-        return shown
-    # `usage: null` also stands further in: write the chunk anew, if it is not too deep for that.
-    try:
-        return b"data: %b%b" % (orjson.dumps(chunk), line[len(line.rstrip()) :])
-    except orjson.JSONEncodeError:
-        return line
 
 
 def _includes_usage(body: dict[str, Any]) -> bool:

@@ -13,18 +13,10 @@ import orjson
 
 from cache_backends.base import ChatGeneration, Generation
 from proxy.dialects import chat_tell
-from proxy.dialects.base import (
-    EventRecorder,
-    Fields,
-    JsonRecorder,
-    OpenAIDialect,
-    Recorder,
-    Relay,
-    UsageRelay,
-    is_event_stream,
-    json_kind,
-)
+from proxy.dialects.base import Fields, OpenAIDialect, Recorder, Relay, json_kind
 from proxy.dialects.chat_merge import Merge, MergeError
+from proxy.dialects.recorders import EventRecorder, JsonRecorder
+from proxy.dialects.relays import UsageRelay
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head, Ignored
 
@@ -143,7 +135,7 @@ class Chat(OpenAIDialect):
         def keep(body: dict[str, Any], source: str, usage_with_choice: bool) -> Answers | None:
             return _answers(ask, body, source, usage_with_choice)
 
-        if is_event_stream(head):
+        if head.streams:
             return _StreamRecorder(_wanted(ask), keep)
         return JsonRecorder(lambda body: keep(body, "plain", False))
 

@@ -11,17 +11,9 @@ import orjson
 
 from cache_backends.base import Generation
 from proxy.dialects import completions_tell
-from proxy.dialects.base import (
-    EventRecorder,
-    Fields,
-    JsonRecorder,
-    OpenAIDialect,
-    Recorder,
-    Relay,
-    UsageRelay,
-    is_event_stream,
-    json_kind,
-)
+from proxy.dialects.base import Fields, OpenAIDialect, Recorder, Relay, json_kind
+from proxy.dialects.recorders import EventRecorder, JsonRecorder
+from proxy.dialects.relays import UsageRelay
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head
 
@@ -86,7 +78,7 @@ class Completions(OpenAIDialect):
 
     def recorder(self, ask: Ask, head: Head, parts: int) -> Recorder:
         expected = _expected_choices(ask)
-        if is_event_stream(head):
+        if head.streams:
             return _StreamRecorder(expected)
         return JsonRecorder(lambda body: _read_plain(body, expected))
 

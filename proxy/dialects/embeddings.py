@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 
 from cache_backends.base import Generation
-from proxy.dialects.base import Fields, JsonRecorder, OpenAIDialect, Recorder, json_kind
+from proxy.dialects.base import Fields, OpenAIDialect, Recorder, json_kind
+from proxy.dialects.recorders import JsonRecorder
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head
 

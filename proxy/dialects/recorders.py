@@ -1,0 +1,105 @@
+"""Recorders that several dialects share: one JSON object, or a stream of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from proxy import sse
+from proxy.errors import ProxyError
+from proxy.models import Answers
+
+
+class JsonRecorder:
+    """Collects an answer that comes as one JSON object; `read` says what it comes to.
+
+    Blank lines before it (DeepSeek sends them under load) do no harm.
+    """
+
+    ended = False  # the end of the body is the only sign
+
+    def __init__(self, read: Callable[[dict[str, Any]], Answers | None]) -> None:
+        self._read = read
+        self._chunks: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+
+    def finish(self) -> Answers | None:
+        try:
+            body = orjson.loads(b"".join(self._chunks))
+            if not isinstance(body, dict) or tells_error(body):
+                return None
+            return _writable(self._read(body))
+        except (orjson.JSONDecodeError, RecursionError):
+            return None
+
+
+class EventRecorder(ABC):
+    """Collects an answer that comes as a stream of JSON objects, ended by `[DONE]` or not."""
+
+    def __init__(self) -> None:
+        self._decoder = sse.Decoder()
+        self._ended = False
+        self._broken = False
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def feed(self, chunk: bytes) -> None:
+        if self._broken:
+            return
+        try:
+            events = self._decoder.feed(chunk)
+        except ProxyError:  # too long an event: it may pass, but is not kept
+            self._broken = True
+            return
+        for event in events:
+            if event == b"[DONE]":
+                self._ended = True
+            elif event and not self._take(event):
+                self._broken = True
+
+    def finish(self) -> Answers | None:
+        return None if self._broken else _writable(self.answers())
+
+    @abstractmethod
+    def add(self, chunk: dict[str, Any]) -> bool:
+        """Take in the next object; `False` if it is not of this format."""
+
+    @abstractmethod
+    def answers(self) -> Answers | None:
+        """What all objects come to; `None` if the answer is not complete."""
+
+    def _take(self, event: bytes) -> bool:
+        try:
+            chunk = orjson.loads(event)
+        except orjson.JSONDecodeError:
+            return False
+        return isinstance(chunk, dict) and not tells_error(chunk) and self.add(chunk)
+
+
+def tells_error(body: dict[str, Any]) -> bool:
+    """Does a body or an event that came with status 200 tell an error?
+
+    OpenRouter and vLLM send `error` once generation began, Groq `x_groq.error`.
+    """
+    groq = body.get("x_groq")
+    return bool(
+        body.get("error")
+        or "error" in (body.get("type"), body.get("object"))
+        or (isinstance(groq, dict) and groq.get("error"))
+    )
+
+
+def _writable(answers: Answers | None) -> Answers | None:
+    """orjson reads 1024 levels and writes 254: what could not be told again is not kept."""
+    try:
+        orjson.dumps(answers)
+    except orjson.JSONEncodeError:
+        return None
+    return answers
