@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import settings
 
-from cache_backends import EntryCache
+from cache_backends import EntryCache, MemoryCache
 from proxy.app import create_app
 from proxy.config import load_settings
 from proxy.server import Protocol
@@ -84,12 +84,14 @@ async def proxy(
 
     async def start(
         backend: EntryCache | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         **sections: Any,
     ) -> LiveProxy:
+        if clock is not None and backend is None:
+            backend = MemoryCache(max_bytes=2**26, clock=clock)
         sections["upstream"] = {"base_url": provider.base_url} | sections.get("upstream", {})
         sections["cache"] = {"url": "memory://"} | sections.get("cache", {})
-        app = create_app(load_settings(overrides=sections), cache=backend, clock=clock)
+        app = create_app(load_settings(overrides=sections), cache=backend, clock=clock or time.time)
         origin = await serve(app, http=Protocol, ws="none", server_header=False)
         return LiveProxy(app, origin, provider)
 
