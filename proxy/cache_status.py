@@ -49,7 +49,8 @@ def tell_after(headers: Headers, telling: Telling) -> Headers:
     X-Cache has no such order: the upstream's would contradict ours.
     """
     ours = tell(telling)
-    replaced = {name for name, _ in ours} - {b"server-timing"} | {b"x-llm-cache-id"}
+    # The server that sends this has a clock of its own: two Dates are not allowed.
+    replaced = {name for name, _ in ours} - {b"server-timing"} | {b"x-llm-cache-id", b"date"}
     before = [value for name, value in headers if name == b"cache-status" and value.strip()]
     kept = [line for line in headers if line[0] not in replaced]
     return [*kept, (b"cache-status", b", ".join([*before, ours[0][1]])), *ours[1:]]

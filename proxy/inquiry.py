@@ -13,11 +13,14 @@ from proxy.models import AnswerFacts, Ask, Call, Question, Verdict
 
 @dataclass(slots=True)
 class Rendering:
-    """The body that told these entries last, for one who asks the same again."""
+    """The body that told these entries last, for one who asks the same again. Unix seconds."""
 
     found: Sequence[Entry] = ()
     body: bytes = b""
     facts: AnswerFacts = field(default_factory=AnswerFacts)
+    stored_at: float = 0.0  # of the oldest
+    expires_at: float | None = None  # of the first to expire
+    saved_seconds: float = 0.0
 
     def tells(self, found: Sequence[Entry | None]) -> bool:
         return len(found) == len(self.found) and all(map(operator.is_, found, self.found))
@@ -27,11 +30,21 @@ class Rendering:
         answers = [entry.generations for entry in found]
         self.body = inquiry.dialect.replay(inquiry.ask, answers)
         self.facts = inquiry.dialect.facts(inquiry.ask, answers)
+        self.stored_at = min(entry.stored_at for entry in found)
+        expiries = [entry.expires_at for entry in found if entry.expires_at is not None]
+        self.expires_at = min(expiries, default=None)
+        self.saved_seconds = max(map(_seconds, found))
         self.found = found
 
     @property
     def size(self) -> int:
         return len(self.body)
+
+
+def _seconds(entry: Entry) -> float:
+    """What the provider took to make it."""
+    seconds = entry.about.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 @dataclass(frozen=True, slots=True)

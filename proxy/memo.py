@@ -5,6 +5,9 @@ Reading, judging and keying a 700-byte request takes 40 us, finding it here 2 us
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from proxy.inquiry import Inquiry
 
 # Method, raw path, query, headers and body: equal bytes come to an equal inquiry.
@@ -40,3 +43,14 @@ class Memo:
         while self._bytes > self._max_bytes:
             oldest = next(iter(self._known))
             self._bytes -= self._known.pop(oldest)[1]
+
+
+def bytes_of(scope: Mapping[str, Any], body: bytes) -> RequestBytes:
+    """The bytes of a request, as ASGI has them."""
+    return (
+        scope["method"],
+        scope["raw_path"],
+        scope["query_string"],
+        tuple(scope["headers"]),
+        body,
+    )

@@ -48,21 +48,21 @@ class Replies:
         detail: str = "",
     ) -> Reply:
         """Stored answers, told again."""
-        now = self._clock()
-        expiries = [entry.expires_at for entry in found if entry.expires_at is not None]
-        telling = Telling(
-            outcome,
-            detail=detail or self._tier,
-            entry_id=found[0].key.id,
-            age=now - min(entry.stored_at for entry in found),
-            ttl_left=min(expiries) - now if expiries else None,
-            timings=(("cache", lookup_s),),
-        )
         rendering = inquiry.rendering
         if not rendering.tells(found):
             rendering.tell(inquiry, found)
+        now = self._clock()
+        expires_at = rendering.expires_at
+        telling = Telling(
+            outcome,
+            detail=detail or self._tier,
+            entry_id=inquiry.question.id,
+            age=now - rendering.stored_at,
+            ttl_left=None if expires_at is None else expires_at - now,
+            timings=(("cache", lookup_s),),
+        )
         event = _event(inquiry, outcome)
-        event.saved_seconds = max(_seconds(entry) for entry in found)
+        event.saved_seconds = rendering.saved_seconds
         return self._told(inquiry, rendering.body, rendering.facts, event, tell(telling))
 
     def from_recording(self, inquiry: Inquiry, flight: Flight, answers: Answers) -> Reply:
@@ -172,11 +172,6 @@ def _event(inquiry: Inquiry, outcome: Outcome) -> Event:
         reason=inquiry.verdict.reason,
         entry_id=inquiry.question.id,
     )
-
-
-def _seconds(entry: Entry) -> float:
-    seconds = entry.about.get("seconds")
-    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 # Unique without asking the kernel for randomness each time, which takes 16 us.

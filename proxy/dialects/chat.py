@@ -62,7 +62,6 @@ class Chat(OpenAIDialect):
             "cache_prompt": f"{_SPEED} (llama.cpp)",
             "id_slot": f"{_SPEED} (llama.cpp)",
             "keep_alive": f"{_SPEED} (Ollama)",
-            "kv_transfer_params": f"{_SPEED} (vLLM)",
         },
         # Only what all providers take for the default. `temperature: 1` and the like are missing
         # here: vLLM's and Ollama's defaults come with the model.

@@ -31,23 +31,29 @@ class Caller:
         self.started = False  # has the head of a response been sent?
         self.finished = False  # and all of its body?
 
+    async def body_in_one_piece(self) -> bytes | None:
+        """The body, if the first piece of it is all there is; else see `body` and `upload`."""
+        piece = await self._next()
+        self._read.append(piece)
+        return None if self._more else piece
+
     async def body(self, limit: int) -> bytes | None:
         """The whole body, or `None` if it is larger than `limit` bytes: then see `upload`."""
         announced = next((v for n, v in self._scope["headers"] if n == b"content-length"), b"0")
         if announced.isdigit() and int(announced) > limit:
             return None
-        size = 0
-        while self._more:
+        size = sum(map(len, self._read))
+        while self._more and size <= limit:
             chunk = await self._next()
             size += len(chunk)
             self._read.append(chunk)
-            if size > limit:
-                return None
+        if size > limit:
+            return None
         return self._read[0] if len(self._read) == 1 else b"".join(self._read)
 
     async def upload(self) -> AsyncIterator[bytes]:
         """The body, piece by piece."""
-        for chunk in self._read:
+        for chunk in filter(None, self._read):
             yield chunk
         self._read.clear()
         while self._more:
@@ -105,11 +111,9 @@ class Caller:
     async def send(self, reply: Reply) -> None:
         """Send a reply; what cannot be told whole is cut, never ended as if it were."""
         body = reply.body
-        # The server has a clock of its own.
-        headers = [pair for pair in reply.headers if pair[0] != b"date"]
         if isinstance(body, bytes):
-            headers.append((b"content-length", b"%d" % len(body)))
-        await self._begin(reply.status, headers)
+            reply.headers.append((b"content-length", b"%d" % len(body)))
+        await self._begin(reply)
         if isinstance(body, bytes) and len(body) <= PIECE_BYTES:
             await self._send({"type": "http.response.body", "body": body})
             self.finished = True
@@ -129,9 +133,11 @@ class Caller:
             piece = chunk[start : start + PIECE_BYTES]
             await self._patiently({"type": "http.response.body", "body": piece, "more_body": True})
 
-    async def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    async def _begin(self, reply: Reply) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send(
+            {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
+        )
 
     async def _patiently(self, message: Message) -> None:
         async with asyncio.timeout(self._send_timeout_s):

@@ -17,7 +17,7 @@ from proxy.dialects.base import Dialect, openai_error
 from proxy.engine import Engine
 from proxy.errors import NotSupported, ProxyError
 from proxy.inquiry import Inquiry
-from proxy.memo import Memo
+from proxy.memo import Memo, RequestBytes, bytes_of
 from proxy.models import Call, Event, Headers, Outcome, Passing, Reply
 from proxy.providers import Providers, Route, split_directives
 from proxy.routes.caller import Caller, CallerLeft
@@ -72,6 +72,16 @@ class LLMRoute:
             await exchange.end()
 
     async def _exchange(self, scope: Scope, exchange: _Exchange) -> None:
+        caller = exchange.caller
+        body = await caller.body_in_one_piece()
+        request = bytes_of(scope, body) if body is not None else None
+        known = self._memo.find(request) if request is not None else None
+        if known is not None:
+            await self._ask(exchange, known)
+        else:
+            await self._read(scope, exchange, request)
+
+    async def _read(self, scope: Scope, exchange: _Exchange, request: RequestBytes | None) -> None:
         headers: Headers = scope["headers"]
         client = self._access.admit(headers)
         path, query = _raw(scope)
@@ -91,15 +101,10 @@ class LLMRoute:
             reason = reason or "request body too large to be cached"
             await self._pass_on(scope, exchange, route, client, reason, "bypass")
             return
-        request = (scope["method"], scope["raw_path"], scope["query_string"], tuple(headers), body)
-        inquiry = self._memo.find(request)
-        if inquiry is None:
-            call = Call(
-                route.provider, route.path, query, route.url, headers, body, control, client
-            )
-            inquiry = self._engine.inquire(call, dialect)
+        call = Call(route.provider, route.path, query, route.url, headers, body, control, client)
+        inquiry = self._engine.inquire(call, dialect)
         await self._ask(exchange, inquiry)
-        if exchange.reply is not None and exchange.reply.event.outcome is Outcome.HIT:
+        if request is not None and exchange.hit:
             self._memo.add(request, inquiry)
 
     async def _ask(self, exchange: _Exchange, inquiry: Inquiry) -> None:
@@ -107,6 +112,7 @@ class LLMRoute:
         if exchange.reply is not None:
             await exchange.caller.send(exchange.reply)
             return
+        exchange.dialect = inquiry.dialect
 
         async def answer() -> None:
             exchange.reply = await self._engine.answer(inquiry)
@@ -167,6 +173,10 @@ class _Exchange:
         self.dialect: Dialect | None = None
         self.reply: Reply | None = None
         self._began = time.perf_counter()
+
+    @property
+    def hit(self) -> bool:
+        return self.reply is not None and self.reply.event.outcome is Outcome.HIT
 
     async def end(self) -> None:
         reply = self.reply
