@@ -8,6 +8,7 @@
     |- Forbidden 403              foreign Host or Origin
     |- UnknownPath 404            no provider there, or not its base URL
     |- TooLarge 413               a body above the limit
+    |- HeadTooLarge 431           a request head above the limit
     |- NotSupported 501           WebSocket and the like
     |- UpstreamFailure 502        the provider could not be reached, or broke off
     |  `- UpstreamTimeout 504     the provider did not answer in time
@@ -66,6 +67,11 @@ class UnknownPath(ProxyError):
 class TooLarge(ProxyError):
     status = 413
     code = "too_large"
+
+
+class HeadTooLarge(ProxyError):
+    status = 431
+    code = "head_too_large"
 
 
 class NotSupported(ProxyError):

@@ -97,9 +97,9 @@ class Journal:
 
 
 def as_json(at: float, event: Event) -> str:
-    """The line for machines: one JSON object, times in UTC (RFC 3339), seconds as numbers."""
+    """The line for machines: one JSON object, seconds as numbers."""
     line = {
-        "time": f"{_second(int(at))}.{int(at % 1 * 1000):03d}Z",
+        "time": utc(at),
         "event": "request",
         "path": event.path,
         "provider": event.provider,
@@ -117,6 +117,11 @@ def as_json(at: float, event: Event) -> str:
         "cut": event.cut,
     }
     return orjson.dumps(line).decode()
+
+
+def utc(at: float) -> str:
+    """A moment as RFC 3339 writes it, to the millisecond."""
+    return f"{_second(int(at))}.{int(at % 1 * 1000):03d}Z"
 
 
 @lru_cache(maxsize=4)

@@ -1,99 +1,157 @@
-"""Serves the app with uvicorn: workers, draining, the listener for probes, what uvicorn lacks."""
+"""Serves the app with uvicorn: sockets, workers, draining, the listener for probes."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import resource
 import signal
 import socket
+import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
 
+import orjson
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
+from proxy import __version__
 from proxy.app import create_app
 from proxy.application import Application
-from proxy.config import Settings, load_settings
-from proxy.routes.caller import ABORT_EXTENSION
+from proxy.config import Settings, environment_of, load_settings
+from proxy.errors import ConfigError
+from proxy.journal import utc
+from proxy.protocol import Protocol
 
-# Request heads above this are no API client's; uvicorn's httptools would read on for ever.
-MAX_HEAD_BYTES = 64 * 2**10
-# From the first byte of a head to its last: who takes longer only holds a place.
-HEAD_DEADLINE_S = 10.0
+BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
 
 log = logging.getLogger("proxy.server")
 
+Announce = Callable[[Settings], None]
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits on request heads, and a way to cut a connection at once.
 
-    Relies on uvicorn's `connection_made`, `data_received`, `on_message_begin`,
-    `on_headers_complete`, `connection_lost`, `scope` and `transport`.
+def serve(settings: Settings, *, announce: Announce | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; the exit code. Raises ConfigError.
+
+    `announce` is called once connections are taken, with the port that it is; without one, a JSON
+    line says where.
     """
+    configure_logging(settings.server.log_level)
+    _allow_many_files()
+    sockets = _listen(settings.server.host, settings.server.port, "server")
+    settings = _with_port(settings, sockets[0].getsockname()[1])
+    announce = announce or _say_where
+    if settings.server.workers > 1:
+        announce(settings)
+        return _serve_with_workers(settings, sockets)
+    app = ServedApp(create_app(settings), settings)
+    server = _Server(uvicorn.Config(app, **_options(settings)), app.drain)
+    announce(settings)
+    server.run(sockets)
+    return 0 if server.started else 1
 
-    _head_bytes = 0
-    _in_head = True
-    _deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower than asyncio's, as in uvicorn
-        super().connection_made(transport)
-        # asyncio leaves Nagle's algorithm on for sockets that uvicorn bound for its workers: each
-        # answer then waits 40 ms for the client's delayed ACK.
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._start_deadline()
+def _allow_many_files() -> None:
+    """A stream takes two: 1,024, the usual soft limit, would end at 500 streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
-    def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            if self._deadline is None:
-                self._start_deadline()
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head()
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        extensions = self.scope.setdefault("extensions", {})
-        extensions[ABORT_EXTENSION] = {"abort": self.transport.abort}
+def _listen(host: str, port: int, section: str, *, shared: bool = False) -> list[socket.socket]:
+    """Take a port at all addresses of a host. `shared`: other processes of ours take it too."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as exc:
+        raise ConfigError(f"{section}.host: {host}: {exc.strerror}") from exc
+    addresses = dict.fromkeys((family, at) for family, _, _, _, at in found)
+    sockets: list[socket.socket] = []
+    for family, address in addresses:
+        if port == 0 and sockets:
+            address = (address[0], sockets[0].getsockname()[1], *address[2:])
+        try:
+            sockets.append(_listening(family, address, len(addresses) > 1, shared))
+        except OSError as exc:
+            if exc.errno == errno.EADDRNOTAVAIL and len(addresses) > 1:
+                continue  # "localhost" where IPv6 is off
+            raise ConfigError(f"{section}.{_refusal(host, port, exc)}") from exc
+    return sockets
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
-        self._stop_deadline()
-        super().on_headers_complete()
 
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._in_head = True
+def _listening(
+    family: int, address: tuple[Any, ...], one_of_many: bool, shared: bool
+) -> socket.socket:
+    # asyncio turns Nagle's algorithm off only where a socket says that it is TCP.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6 and one_of_many:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_deadline()
-        super().connection_lost(exc)
 
-    def _refuse_head(self) -> None:
-        self.transport.write(
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-            b"content-length: 0\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.close()
+def _refusal(host: str, port: int, exc: OSError) -> str:
+    if exc.errno == errno.EADDRINUSE:
+        return f"port: {port} is taken by another program at {host}; choose another"
+    if exc.errno == errno.EACCES:
+        return f"port: {port} is not for every user to take; choose one above 1023"
+    return f"host: {host}: {exc.strerror}"
 
-    def _start_deadline(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_DEADLINE_S, self._head_is_late)
 
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+def _with_port(settings: Settings, port: int) -> Settings:
+    server = settings.server.model_copy(update={"port": port})
+    return settings.model_copy(update={"server": server})
 
-    def _head_is_late(self) -> None:
-        self._deadline = None
-        self.transport.close()
+
+def _say_where(settings: Settings) -> None:
+    line = {
+        "time": utc(time.time()),
+        "event": "listening",
+        "url": f"{settings.server.url}/v1",
+        "workers": settings.server.workers,
+        "version": __version__,
+    }
+    sys.stdout.write(f"{orjson.dumps(line).decode()}\n")
+    sys.stdout.flush()
+
+
+def _serve_with_workers(settings: Settings, sockets: list[socket.socket]) -> int:
+    """Processes that share a port. They read the settings from the environment, as this one did."""
+    os.environ.update(environment_of(None, {"server": {"port": settings.server.port}}))
+    config = uvicorn.Config(
+        "proxy.server:worker_app",
+        factory=True,
+        workers=settings.server.workers,
+        **_options(settings),
+    )
+    supervisor = Multiprocess(config, sockets)
+    supervisor.run()
+    return int(any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes))
+
+
+def worker_app() -> ServedApp:
+    """What a worker process serves."""
+    settings = load_settings()
+    configure_logging(settings.server.log_level)
+    try:
+        return ServedApp(create_app(settings), settings)
+    except ConfigError as error:
+        log.error("%s", error)
+        sys.exit(STARTUP_FAILURE)  # which keeps the parent from trying again
 
 
 class _Server(uvicorn.Server):
@@ -119,89 +177,47 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
 
-def serve(settings: Settings, *, announce: Callable[[], None] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; the exit code. `announce` is called before the first request
-    can come in."""
-    configure_logging(settings.server.log_level)
-    _allow_many_files()
-    if settings.server.workers > 1:
-        return _serve_with_workers(settings, announce)
-    app = served_app(settings)
-    server = _Server(uvicorn.Config(app, **_options(settings)), app.drain)
-    if announce:
-        announce()
-    server.run()
-    return 0 if server.started else 1
-
-
-def _allow_many_files() -> None:
-    """A stream takes two: 1,024, the usual soft limit, would end at 500 streams."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _serve_with_workers(settings: Settings, announce: Callable[[], None] | None) -> int:
-    """Processes that share a port. They read the settings from the environment, as this one did."""
-    if announce:
-        announce()
-    uvicorn.run(
-        "proxy.server:worker_app",
-        factory=True,
-        workers=settings.server.workers,
-        **_options(settings),
-    )
-    return 0
-
-
-def worker_app() -> ServedApp:
-    """What a worker process serves."""
-    settings = load_settings()
-    configure_logging(settings.server.log_level)
-    return served_app(settings)
-
-
-def served_app(settings: Settings) -> ServedApp:
-    return ServedApp(create_app(settings), settings)
-
-
 class ServedApp:
-    """The app, with a listener of its own for probes if one is configured."""
+    """The app, with a listener of its own for probes if one is configured. Raises ConfigError."""
 
     def __init__(self, app: Application, settings: Settings) -> None:
         self._app = app
-        self._settings = settings
-        self._ops: uvicorn.Server | None = None
+        self._ops: list[socket.socket] = []
+        if settings.ops.port is not None:
+            host = settings.ops.host or settings.server.host
+            # Each worker has a listener at the same port; any of them can answer for itself.
+            shared = settings.server.workers > 1
+            self._ops = _listen(host, settings.ops.port, "ops", shared=shared)
 
     def drain(self) -> None:
         self._app.health.draining = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan" or self._settings.ops.port is None:
+        if scope["type"] != "lifespan" or not self._ops:
             await self._app(scope, receive, send)
             return
-        async with self._ops_listener(self._app.ops):
+        async with self._ops_listener():
             await self._app(scope, receive, send)
 
     @asynccontextmanager
-    async def _ops_listener(self, app: ASGIApp) -> AsyncIterator[None]:
-        ops = self._settings.ops
-        listening = socket.socket(socket.AF_INET6 if ":" in (ops.host or "") else socket.AF_INET)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Each worker has a listener at the same port; any of them can answer for itself.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listening.bind((ops.host or self._settings.server.host, ops.port))
+    async def _ops_listener(self) -> AsyncIterator[None]:
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", server_header=False
+            self._app.ops,
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
         )
         server = _QuietServer(config)
-        task = asyncio.create_task(server.serve(sockets=[listening]))
+        task = asyncio.create_task(server.serve(sockets=self._ops))
         try:
             yield
         finally:
             server.should_exit = True
             await task
-            listening.close()
 
 
 class _QuietServer(uvicorn.Server):
@@ -215,16 +231,14 @@ class _QuietServer(uvicorn.Server):
 def _options(settings: Settings) -> dict[str, Any]:
     server = settings.server
     return {
-        "host": server.host,
-        "port": server.port,
         "http": Protocol,
         "ws": "none",
+        "lifespan": "on",
         "log_config": None,
         "access_log": False,
         "server_header": False,
-        "proxy_headers": False,  # whoever asks could say that somebody else does
-        "timeout_keep_alive": round(server.keep_alive_s),
-        "timeout_graceful_shutdown": round(server.drain_s),
+        "timeout_keep_alive": server.keep_alive_s,
+        "timeout_graceful_shutdown": server.drain_s,
     }
 
 
@@ -240,5 +254,8 @@ def configure_logging(level: str) -> None:
 
 
 def _is_not_a_cut(record: logging.LogRecord) -> bool:
-    # A stream that the provider broke off is cut here on purpose, and told in the journal.
+    """A stream that the provider broke off, or that outlasts the draining, is cut on purpose, and
+    told in the journal."""
+    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+        return False
     return "without completing response" not in record.getMessage()

@@ -16,7 +16,7 @@ from hypothesis import settings
 from cache_backends import EntryCache, MemoryCache
 from proxy.app import create_app
 from proxy.config import load_settings
-from proxy.server import Protocol
+from proxy.protocol import Protocol
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.provider import FakeProvider
 from tests.fakes.raw_client import Connect, RawClient

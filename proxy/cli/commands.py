@@ -86,7 +86,7 @@ def serve(
         settings = _configure(config, given)
         from proxy.server import serve as run
 
-        status = run(settings, announce=_announcement(settings))
+        status = run(settings, announce=_announcement())
     raise typer.Exit(status)
 
 
@@ -168,15 +168,15 @@ def _configure(config: Path | None, given: dict[str, dict[str, Any]]) -> Setting
     return settings
 
 
-def _announcement(settings: Settings) -> Callable[[], None] | None:
-    """What `serve` prints on a terminal once it listens; elsewhere its log lines say enough."""
+def _announcement() -> Callable[[Settings], None] | None:
+    """What `serve` prints on a terminal once it listens."""
     if not sys.stdout.isatty():
         return None
     from rich.console import Console
 
     from proxy.cli.console import banner
 
-    return lambda: banner(settings, Console())
+    return lambda settings: banner(settings, Console())
 
 
 def _read(file: str) -> bytes:

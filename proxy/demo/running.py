@@ -19,7 +19,7 @@ from proxy.app import create_app
 from proxy.config import Cache, Settings, Upstream
 from proxy.demo import asking
 from proxy.demo.provider import JokeProvider
-from proxy.server import Protocol
+from proxy.protocol import Protocol
 
 
 def run(

@@ -39,7 +39,7 @@ class AppServer:
         self._socket.bind(("127.0.0.1", 0))
         self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         defaults = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": 1}
-        self._server = _Uvicorn(uvicorn.Config(app, lifespan="on", **defaults | options))
+        self._server = _Uvicorn(uvicorn.Config(app, **defaults | {"lifespan": "on"} | options))
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

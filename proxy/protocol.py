@@ -1,0 +1,224 @@
+"""What uvicorn's HTTP protocol lacks: limits on what is received, errors that can be read, cuts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any, ClassVar
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as Cycle
+
+from proxy.dialects.base import openai_error
+from proxy.errors import BadRequest, HeadTooLarge, ProxyError
+from proxy.routes.caller import ABORT_EXTENSION
+
+_NOT_HTTP = "This cannot be read as an HTTP/1.1 request; the connection is closed."
+_HEAD_TOO_LARGE = "The head of this request is above {} KiB; the connection is closed."
+# For how long more of a request that was refused is read, and thrown away: closing at once would
+# reset the connection, and the refusal be lost on its way. RFC 9112, 9.6.
+_LINGER_S = 1.0
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, hardened; one object for each connection.
+
+    Relies on uvicorn's `connection_made`, `connection_lost` and parser callbacks, and on `parser`,
+    `scope`, `headers`, `cycle`, `flow`, `transport`, `timeout_keep_alive` and its task.
+    """
+
+    # Request heads above this are no API client's; uvicorn's httptools would read on for ever.
+    max_head_bytes: ClassVar[int] = 64 * 2**10
+    # From the first byte of a head to its last: who takes longer only holds a place.
+    head_deadline_s: ClassVar[float] = 10.0
+
+    _head_bytes = 0  # at most so many belong to the head that is being read
+    _in_head = True
+    _begun = False  # of a message that has begun, the end is not there yet
+    _refused = False
+    _fault: ProxyError | None = None
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower than asyncio's, as in uvicorn
+        super().connection_made(transport)
+        # asyncio leaves Nagle's algorithm on where a socket does not say that it is TCP: each
+        # answer then waits 40 ms for the client's delayed ACK.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._set_deadline(self.head_deadline_s)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        if self._in_head:
+            self._head_bytes += len(data)
+        self._parse(data)
+        if self._refused:
+            return
+        if self._begun:
+            self._expect_more()
+        elif self._deadline is None and not self._busy and self.timeout_keep_alive_task is None:
+            # Only line ends, which may stand before a request: the connection is as idle as it was.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(self._fault or BadRequest(_NOT_HTTP))
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+
+    def _decline(self, rest: bytes) -> None:
+        """Take up no offer to go on in another protocol (RFC 9110, 7.8), and read on.
+
+        Java's own client offers HTTP/2 with each request. llhttp takes what follows such a head for
+        the other protocol, so another parser is told of a head that frames the body alike.
+        """
+        framing = self._framing()
+        self.parser = httptools.HttpRequestParser(_KnownHead(self) if framing else self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._parse(b"POST / HTTP/1.1\r\n" + framing + b"\r\n" + rest if framing else rest)
+
+    def _framing(self) -> bytes:
+        names = (b"content-length", b"transfer-encoding")
+        return b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0] in names)
+
+    def _expect_more(self) -> None:
+        if not self._in_head:
+            self._set_deadline(self.timeout_keep_alive)
+        elif self._head_bytes > self.max_head_bytes:
+            self._refuse(self._too_large())
+        elif self._deadline is None:
+            self._set_deadline(self.head_deadline_s)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = self._begun = True
+        extensions = self.scope.setdefault("extensions", {})
+        extensions[ABORT_EXTENSION] = {"abort": self._cut}
+
+    def on_headers_complete(self) -> None:
+        if self._head_bytes > self.max_head_bytes and self._head_size() > self.max_head_bytes:
+            self._fault = self._too_large()
+            raise self._fault  # which stops the parser
+        self._in_head = False
+        self._head_bytes = 0
+        self._stop_deadline()
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.__class__ = _UnframedCycle
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and self._framing():
+            return  # the body is yet to come
+        super().on_message_complete()
+        self._in_head, self._begun = True, False
+        self._stop_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadline()
+        super().connection_lost(exc)
+
+    @property
+    def _busy(self) -> bool:
+        """Is a request being answered?"""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _too_large(self) -> ProxyError:
+        return HeadTooLarge(_HEAD_TOO_LARGE.format(self.max_head_bytes // 2**10))
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answer what cannot be read, and take no more on this connection."""
+        self._refused = True
+        self._stop_deadline()
+        if self._busy:
+            if self.cycle.response_started:
+                self._cut()
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        body = openai_error(error)
+        head = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+        head += b"x-should-retry: false\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[error.status] + head + body)
+        self.transport.write_eof()
+        self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
+
+    def _cut(self) -> None:
+        """End the connection so that what was sent cannot be taken for the whole."""
+        if self.scope["http_version"] == "1.0":
+            # Here the end of the connection is the end of the body: only a reset is none.
+            linger = (socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.transport.get_extra_info("socket").setsockopt(*linger)
+        self.transport.abort()
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._stop_deadline()
+        self._deadline = self.loop.call_later(seconds, self._is_late)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _is_late(self) -> None:
+        self._deadline = None
+        # Who sends a request ahead is not late while his last one is answered, nor is one from
+        # whom nothing is taken.
+        if (self._in_head and self._busy) or self.flow.read_paused:
+            self._expect_more()
+        else:
+            self.transport.close()
+
+
+class _KnownHead:
+    """Tells a protocol what a parser reads, but for the first head, which it knows already."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self._known = True
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if not self._known:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._known:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._known:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._known:
+            self._protocol.on_headers_complete()
+        self._known = False
+
+
+class _UnframedCycle(Cycle):
+    """An exchange with a caller who speaks HTTP/1.0 and knows no chunks (RFC 9112, 6.1): a body
+    without a length ends with the connection. uvicorn would send chunks."""
+
+    _unframed = False
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", [])}
+            self._unframed = b"content-length" not in names
+            if self._unframed:
+                self.chunked_encoding = False
+        elif self._unframed:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
