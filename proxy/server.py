@@ -46,8 +46,14 @@ def serve(settings: Settings, *, announce: Announce | None = None) -> int:
     configure_logging(settings.server.log_level)
     _allow_many_files()
     sockets = _listen(settings.server.host, settings.server.port, "server")
-    settings = _with_port(settings, sockets[0].getsockname()[1])
-    announce = announce or _say_where
+    try:
+        settings = _with_port(settings, sockets[0].getsockname()[1])
+        return _serve(settings, sockets, announce or _say_where)
+    finally:
+        _close(sockets)
+
+
+def _serve(settings: Settings, sockets: list[socket.socket], announce: Announce) -> int:
     if settings.server.workers > 1:
         announce(settings)
         return _serve_with_workers(settings, sockets)
@@ -81,7 +87,10 @@ def _listen(host: str, port: int, section: str, *, shared: bool = False) -> list
         except OSError as exc:
             if exc.errno == errno.EADDRNOTAVAIL and len(addresses) > 1:
                 continue  # "localhost" where IPv6 is off
+            _close(sockets)
             raise ConfigError(f"{section}.{_refusal(host, port, exc)}") from exc
+    if not sockets:
+        raise ConfigError(f"{section}.host: {host} is no address of this machine")
     return sockets
 
 
@@ -102,6 +111,11 @@ def _listening(
         listening.close()
         raise
     return listening
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
 
 
 def _refusal(host: str, port: int, exc: OSError) -> str:
