@@ -78,12 +78,13 @@ class Store:
         lookup_timeout_s: float = 0.25,
         save_timeout_s: float = 5.0,
         scope_secret: bytes | None = None,
-        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache = cache
         self._lookup_timeout_s = lookup_timeout_s
         self._save_timeout_s = save_timeout_s
-        self._breaker = breaker or Breaker()
+        # A full disk can still be read: each way has its own.
+        self._reading, self._writing = Breaker(clock), Breaker(clock)
         self._saving: set[asyncio.Task[bool]] = set()
         # Keys the digests of credentials. Until it is known, nothing can be looked up.
         self.scope_secret = scope_secret
@@ -91,17 +92,21 @@ class Store:
     @property
     def degraded(self) -> str:
         """Why the cache cannot be used right now, or ""."""
-        if self._breaker.open:
-            return self._breaker.reason
-        return "" if self.scope_secret else self._breaker.reason or "not started"
+        for breaker in (self._reading, self._writing):
+            if breaker.open:
+                return breaker.reason
+        return "" if self.scope_secret else self._reading.reason or "not started"
 
     async def start(self) -> None:
         """Learn the secret that all users of this store share. Asked again until it is known."""
-        if self.scope_secret is not None or not self._breaker.allows():
+        if self.scope_secret is not None or not self._reading.allows():
             return
         default = secrets.token_hex(32)
         fact = await self._guarded(
-            lambda: self._cache.fact("scope_secret", default), self._save_timeout_s, "opening"
+            lambda: self._cache.fact("scope_secret", default),
+            self._reading,
+            self._save_timeout_s,
+            "opening",
         )
         if fact is not None:
             self.scope_secret = fact.encode()
@@ -113,7 +118,7 @@ class Store:
             try:
                 entry = self._cache.peek(key)
             except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
-                self._breaker.failed(_describe("lookup", exc))
+                self._reading.failed(_describe("lookup", exc))
                 return None
             if entry is None:
                 return None
@@ -122,16 +127,16 @@ class Store:
 
     async def find(self, keys: Sequence[Key]) -> list[Entry | None]:
         """An entry or `None` for each key; all `None` if the backend fails or is too slow."""
-        if not self._breaker.allows():
+        if not self._reading.allows():
             return [None] * len(keys)
         entries = await self._guarded(
-            lambda: self._cache.get_many(keys), self._lookup_timeout_s, "lookup"
+            lambda: self._cache.get_many(keys), self._reading, self._lookup_timeout_s, "lookup"
         )
         if entries is None or len(entries) != len(keys):
             return [None] * len(keys)
         return [
             # A backend that finds by digest or by likeness must not hand out another's answer.
-            entry if entry is not None and entry.key == key else None
+            entry if isinstance(entry, Entry) and entry.key == key else None
             for key, entry in zip(keys, entries, strict=True)
         ]
 
@@ -140,7 +145,7 @@ class Store:
 
         The save goes on by itself then, within its own deadline.
         """
-        if len(self._saving) >= MAX_PENDING_SAVES or not self._breaker.allows():
+        if len(self._saving) >= MAX_PENDING_SAVES or not self._writing.allows():
             return False
         if self._cache.never_waits:
             return await self._save(entries)
@@ -155,13 +160,14 @@ class Store:
             await self._cache.put_many(entries)
             return True
 
-        return bool(await self._guarded(put, self._save_timeout_s, "save"))
+        return bool(await self._guarded(put, self._writing, self._save_timeout_s, "save"))
 
     async def totals(self) -> Totals | None:
         """What is stored, or `None` if the backend cannot tell now."""
-        if not self._breaker.allows():
+        if not self._reading.allows():
             return None
-        return await self._guarded(self._cache.totals, self._lookup_timeout_s, "count")
+        # Some cannot count at all, which says nothing of their lookups.
+        return await self._guarded(self._cache.totals, Breaker(), self._lookup_timeout_s, "count")
 
     async def aclose(self) -> None:
         """Finish what is being saved, then close the backend."""
@@ -173,7 +179,7 @@ class Store:
             log.warning("%s", _describe("closing", exc))
 
     async def _guarded(
-        self, call: Callable[[], Awaitable[_T]], timeout_s: float, what: str
+        self, call: Callable[[], Awaitable[_T]], breaker: Breaker, timeout_s: float, what: str
     ) -> _T | None:
         try:
             if self._cache.never_waits:
@@ -182,10 +188,10 @@ class Store:
                 async with asyncio.timeout(timeout_s):
                     result = await call()
         except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
-            self._breaker.failed(_describe(what, exc))
+            breaker.failed(_describe(what, exc))
             log.info("%s", _describe(what, exc))
             return None
-        self._breaker.succeeded()
+        breaker.succeeded()
         return result
 
 

@@ -23,6 +23,8 @@ JOKE = expected(asking(), credential="Bearer mine")
 class SlowCache(MemoryCache):
     """Lookups and saves wait for their gates."""
 
+    never_waits = False
+
     def __init__(self, *, lookups: Gate | None = None, saves: Gate | None = None) -> None:
         super().__init__(max_bytes=2**20)
         self._lookups, self._saves = lookups, saves

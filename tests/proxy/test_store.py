@@ -1,0 +1,201 @@
+"""The store: deadlines, the breaker, and no answer that is another's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from cache_backends.base import Entry, Generation, Key, NullCache
+from cache_backends.memory import MemoryCache
+from cache_backends.plain import PlainCache
+from proxy.store import MAX_PENDING_SAVES, Breaker, Store
+from tests.fakes.broken_cache import BrokenCache, Fault
+from tests.fakes.clock import FakeClock
+from tests.fakes.dict_cache import DictCache
+
+KEY = Key.of("asked", "how")
+ENTRY = Entry(KEY, [Generation("said")], stored_at=1.0)
+
+
+def memory() -> MemoryCache:
+    return MemoryCache(max_bytes=2**20)
+
+
+async def kept(store: Store) -> list[Entry | None]:
+    await store.save([ENTRY], patience_s=1.0)
+    return await store.find([KEY])
+
+
+async def test_what_was_saved_is_found() -> None:
+    """By its key, and at hand if the cache is in memory."""
+    store = Store(memory())
+    assert await kept(store) == [ENTRY]
+    assert store.peek([KEY]) == [ENTRY]
+    assert store.peek([KEY, Key.of("other", "how")]) is None
+
+
+async def test_a_lookup_has_a_deadline() -> None:
+    """What does not come in time is a miss."""
+    store = Store(BrokenCache(fault=Fault.HANG), lookup_timeout_s=0.01)
+    assert await asyncio.wait_for(store.find([KEY, KEY]), 1) == [None, None]
+
+
+async def test_a_save_has_a_deadline_and_a_patience() -> None:
+    """Whoever waits for it waits shorter than it may take."""
+    store = Store(BrokenCache(fault=Fault.HANG), save_timeout_s=0.02)
+    assert await store.save([ENTRY], patience_s=0.001) is None
+    assert await store.save([ENTRY], patience_s=1.0) is False
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [Entry(Key.of("another", "how"), [Generation("x")], 1.0)],
+        [Entry(KEY._replace(prompt="another"), [Generation("x")], 1.0)],
+        [],
+        [ENTRY, ENTRY],
+        ["rubbish"],
+        None,
+    ],
+)
+async def test_what_is_not_the_entry_asked_for_is_a_miss(found: Any) -> None:
+    """Another's key, too many, too few, or no entries at all."""
+
+    class Odd(NullCache):
+        async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
+            return found  # type: ignore[no-any-return]  # that is the point
+
+    assert await Store(Odd()).find([KEY]) == [None]
+
+
+async def test_five_faults_in_ten_seconds_open_the_breaker() -> None:
+    """The cache is not asked any more, and the reason is told by its kind only."""
+    cache = BrokenCache(memory())
+    store = Store(cache, scope_secret=b"s", clock=FakeClock())
+    for _ in range(Breaker.FAULTS):
+        assert not store.degraded
+        await store.find([KEY])
+    assert store.degraded == "cache lookup failed: OSError"
+    calls = len(cache.calls)
+    assert await store.find([KEY]) == [None]
+    assert len(cache.calls) == calls
+
+
+async def test_faults_that_lie_far_apart_do_not_open_the_breaker() -> None:
+    """Nor do those with a success between them."""
+    cache = BrokenCache(memory())
+    store = Store(cache, scope_secret=b"s", clock=(clock := FakeClock()))
+    for _ in range(2 * Breaker.FAULTS):
+        await store.find([KEY])
+        clock.advance(Breaker.WINDOW_S / (Breaker.FAULTS - 1))
+    clock.advance(Breaker.WINDOW_S)
+    for number in range(2 * Breaker.FAULTS):
+        cache.fault = Fault.NONE if number % 4 == 3 else Fault.ERROR
+        await store.find([KEY])
+    assert not store.degraded
+
+
+async def test_an_open_breaker_lets_one_try() -> None:
+    """Every two seconds; it stays open when that fails and closes when that succeeds."""
+    cache = BrokenCache(memory())
+    store = Store(cache, scope_secret=b"s", clock=(clock := FakeClock()))
+    for _ in range(Breaker.FAULTS):
+        await store.find([KEY])
+    clock.advance(Breaker.RETRY_S)
+    calls = len(cache.calls)
+    await asyncio.gather(*(store.find([KEY]) for _ in range(5)))
+    assert len(cache.calls) == calls + 1
+    assert store.degraded
+    cache.fault = Fault.NONE
+    clock.advance(Breaker.RETRY_S)
+    await store.find([KEY])
+    assert not store.degraded
+    assert await kept(store) == [ENTRY]
+
+
+async def test_what_cannot_be_written_can_still_be_read() -> None:
+    """A full disk opens the breaker for saves, and successful lookups do not close it."""
+    cache = BrokenCache(memory(), Fault.NONE)
+    store = Store(cache, scope_secret=b"s", clock=FakeClock())
+    await store.save([ENTRY], patience_s=1.0)
+    cache.fault, cache.operations = Fault.ERROR, frozenset({"put_many"})
+    for _ in range(Breaker.FAULTS):
+        assert await store.save([ENTRY], patience_s=1.0) is False
+        assert await store.find([KEY]) == [ENTRY]
+    assert store.degraded == "cache save failed: OSError"
+    assert await store.find([KEY]) == [ENTRY]
+    assert cache.calls.count("put_many") == 1 + Breaker.FAULTS
+
+
+async def test_a_state_is_logged_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
+    """Once when the breaker opens, once when it closes; never what the exception says."""
+    cache = BrokenCache(memory())
+    store = Store(cache, scope_secret=b"s", clock=(clock := FakeClock()))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(20):
+            await store.find([KEY])
+        clock.advance(Breaker.RETRY_S)
+        cache.fault = Fault.NONE
+        await store.find([KEY])
+    assert [record.getMessage() for record in caplog.records] == [
+        "the cache is skipped: cache lookup failed: OSError",
+        "the cache answers again",
+    ]
+
+
+async def test_the_scope_secret_is_one_for_all_users_of_a_cache() -> None:
+    """Until it is known the store is not ready; a configured one needs no cache."""
+    cache = BrokenCache(memory())
+    first, second = Store(cache), Store(cache)
+    await first.start()
+    assert first.scope_secret is None
+    assert first.degraded == "cache opening failed: OSError"
+    cache.fault = Fault.NONE
+    await first.start()
+    await second.start()
+    assert first.scope_secret == second.scope_secret
+    assert first.scope_secret
+    assert not first.degraded
+    assert Store(cache, scope_secret=b"own").scope_secret == b"own"
+
+
+async def test_pending_saves_are_bounded() -> None:
+    """Past it an answer is delivered and not kept."""
+    store = Store(BrokenCache(fault=Fault.HANG), save_timeout_s=0.2)
+    saves = [store.save([ENTRY], patience_s=0.0) for _ in range(MAX_PENDING_SAVES)]
+    assert set(await asyncio.gather(*saves)) == {None}
+    assert await store.save([ENTRY], patience_s=1.0) is False
+    await store.aclose()
+
+
+async def test_closing_finishes_what_is_being_saved() -> None:
+    """And ends although the cache cannot be closed."""
+
+    class Slow(MemoryCache):
+        never_waits = False
+
+        async def put_many(self, entries: Sequence[Entry]) -> None:
+            await asyncio.sleep(0.02)
+            await super().put_many(entries)
+
+        async def aclose(self) -> None:
+            raise OSError
+
+    cache = Slow(max_bytes=2**20)
+    store = Store(cache)
+    assert await store.save([ENTRY], patience_s=0.0) is None
+    await store.aclose()
+    assert cache.peek(KEY) == ENTRY
+
+
+async def test_counting_is_not_needed() -> None:
+    """A cache that cannot count is asked for answers all the same."""
+    store = Store(PlainCache(DictCache()), scope_secret=b"s")
+    for _ in range(2 * Breaker.FAULTS):
+        assert await store.totals() is None
+    assert not store.degraded
+    assert await kept(store) == [ENTRY]
