@@ -13,6 +13,7 @@ import aiohttp
 import httpx
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.environment import Environment
@@ -42,8 +43,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """One pool of HTTP/1.1 connections.
 
     Path and query go out as the request's `target` extension has them, else as its URL. Of the
-    `timeout` extension, `connect` and `read` are used, `read` between two pieces of a reply: for
-    its head the caller waits as long as he likes. No redirects, no cookies, no decoding.
+    `timeout` extension, `connect` and `read` are used; `idle` beside them takes the place of `read`
+    after the reply's head. No redirects, no cookies, no decoding.
     """
 
     def __init__(
@@ -98,16 +99,21 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         at, waits = request.url, request.extensions.get("timeout", {})
         target = request.extensions.get("target", at.raw_path)
         url, proxy = self._route(at.scheme, at.raw_host, at.port, target)
+        # aiohttp writes headers as UTF-8 and drops what it cannot encode, so nothing else gets in.
+        headers = CIMultiDict(
+            [(name.decode(), value.decode()) for name, value in request.headers.raw]
+        )
         response = await session.request(
             request.method,
             url,
-            headers=[_text(name, value) for name, value in request.headers.raw],
+            headers=headers,
+            skip_auto_headers=[name for name in _ADDED_BY_AIOHTTP if name not in headers] or None,
             data=_pieces(body),
             allow_redirects=False,
             proxy=proxy,
-            timeout=_timeout(waits.get("connect")),
+            timeout=_timeout(waits.get("connect"), waits.get("read")),
         )
-        _limit_silence(response, waits.get("read"))
+        _limit_silence(response, waits.get("idle"))
         return response
 
     def _find_route(
@@ -144,7 +150,6 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_ADDED_BY_AIOHTTP,
             auto_decompress=False,
             max_line_size=MAX_HEADER_LINE_BYTES,
             max_field_size=MAX_HEADER_LINE_BYTES,
@@ -239,14 +244,9 @@ async def _sliced(body: memoryview) -> AsyncIterator[memoryview]:
         yield body[start : start + WRITE_PIECE_BYTES]
 
 
-def _text(name: bytes, value: bytes) -> tuple[str, str]:
-    # aiohttp writes headers as UTF-8 and drops what it cannot encode, so nothing else may get in.
-    return name.decode(), value.decode()
-
-
 @lru_cache(maxsize=16)
-def _timeout(connect: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, connect=connect)
+def _timeout(connect: float | None, read: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_read=read)
 
 
 def _limit_silence(response: aiohttp.ClientResponse, seconds: float | None) -> None:
@@ -278,6 +278,8 @@ def _before_reply(exc: Exception) -> httpx.HTTPError:
             return httpx.ProxyError("the proxy could not be used")
         case aiohttp.ConnectionTimeoutError():
             return httpx.ConnectTimeout("no connection in time")
+        case TimeoutError():
+            return httpx.ReadTimeout("no reply in time")
         case aiohttp.ClientConnectorError() | aiohttp.ServerFingerprintMismatch():
             return httpx.ConnectError("no connection")
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():

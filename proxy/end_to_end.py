@@ -23,16 +23,21 @@ def request_headers(headers: Headers) -> Headers:
 
     What frames the body is added by whoever sends it; Host comes from the URL.
     """
-    kept = _end_to_end(headers, _OF_REQUESTS)
-    return [(name, value) for name, value in kept if not name.startswith(b"proxy-")]
+    dropped = _OF_REQUESTS | _nominated(headers)
+    return [
+        header
+        for header in headers
+        if header[0] not in dropped and not header[0].startswith(b"proxy-")
+    ]
 
 
 def response_headers(headers: Headers) -> Headers:
     """Return what of a provider's headers goes to the caller, in order, names in lower case."""
-    kept = _end_to_end(headers, _OF_RESPONSES)
-    # RFC 9112 6.3: beside a transfer encoding, a length is void.
-    is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in headers)
-    return without(kept, b"content-length") if is_chunked else kept
+    headers = [(name.lower(), value) for name, value in headers]
+    dropped = _OF_RESPONSES | _nominated(headers)
+    if any(name == b"transfer-encoding" for name, _ in headers):
+        dropped |= {b"content-length"}  # RFC 9112 6.3: beside it, a length is void
+    return [header for header in headers if header[0] not in dropped]
 
 
 def without(headers: Headers, *names: bytes) -> Headers:
@@ -40,7 +45,7 @@ def without(headers: Headers, *names: bytes) -> Headers:
 
 
 def joined(headers: Headers, name: bytes) -> bytes:
-    return b", ".join(value.strip() for key, value in headers if key == name)
+    return b", ".join([value.strip() for key, value in headers if key == name])
 
 
 def announced_length(headers: Headers) -> int | None:
@@ -48,8 +53,6 @@ def announced_length(headers: Headers) -> int | None:
     return int(length) if length.isdigit() else None
 
 
-def _end_to_end(headers: Headers, ends_here: frozenset[bytes]) -> Headers:
-    nominated = [value for key, value in headers if key.lower() == b"connection"]
-    names = (name.strip().lower() for value in nominated for name in value.split(b","))
-    ends_here |= {name for name in names if not _NEVER_NOMINATED.fullmatch(name)}
-    return [(name, value) for key, value in headers if (name := key.lower()) not in ends_here]
+def _nominated(headers: Headers) -> set[bytes]:
+    names = joined(headers, b"connection").lower().split(b",")
+    return {name for each in names if not _NEVER_NOMINATED.fullmatch(name := each.strip())}

@@ -40,7 +40,11 @@ class Upstream:
     def __init__(self, transport: httpx.AsyncBaseTransport, limits: Limits = Limits()) -> None:
         self._transport = transport
         self._limits = limits
-        self._timeout = {"connect": limits.connect_s, "read": limits.idle_s}
+        self._timeout = {
+            "connect": limits.connect_s,
+            "read": limits.first_byte_s,
+            "idle": limits.idle_s,
+        }
 
     async def send(
         self,
@@ -62,7 +66,7 @@ class Upstream:
             method,
             target.url,
             headers=_framed(headers, body, decode=decode),
-            stream=self._stream(body),
+            stream=_stream(body, self._limits),
             extensions={"target": target.raw, "timeout": self._timeout},
         )
         response = await self._response(request, target.host)
@@ -78,24 +82,13 @@ class Upstream:
     async def aclose(self) -> None:
         await self._transport.aclose()
 
-    def _stream(self, body: bytes | AsyncIterator[bytes] | None) -> httpx.AsyncByteStream:
-        if body is None or isinstance(body, bytes):
-            return httpx.ByteStream(body or b"")
-        return _Upload(body, self._limits)
-
     async def _response(self, request: httpx.Request, host: str) -> httpx.Response:
-        upload = request.stream if isinstance(request.stream, _Upload) else None
         try:
-            async with asyncio.timeout(self._limits.connect_s + self._limits.first_byte_s) as wait:
-                if upload is not None:
-                    upload.wait = wait
-                return await self._transport.handle_async_request(request)
-        except (TimeoutError, *_FOREIGN) as exc:
-            failed = exc if upload is None else upload.blame(exc)
-            raise _failure(failed, host, self._limits) from exc
-        finally:
-            if upload is not None:
-                upload.wait = None
+            if isinstance(request.stream, _Upload):
+                return await request.stream.sent_by(self._transport, request)
+            return await self._transport.handle_async_request(request)
+        except _FOREIGN as exc:
+            raise _failure(exc, host, self._limits) from exc
 
 
 class Arrival:
@@ -153,40 +146,52 @@ class Arrival:
 
 
 class _Upload(httpx.AsyncByteStream):
-    """A request body on its way up. It sets the time-out by who is being waited for."""
+    """A request body that streams: the time-out runs only while the provider must take a piece."""
 
     def __init__(self, chunks: AsyncIterator[bytes], limits: Limits) -> None:
         self._chunks = chunks
         self._limits = limits
         self._error: Exception | None = None
-        self._sent = False
-        self.wait: asyncio.Timeout | None = None
+        self._patience: asyncio.Timeout | None = None
 
-    def blame(self, exc: Exception) -> Exception:
-        """Return what really failed; raise it if it was the caller's body."""
-        if self._error is not None:
-            raise self._error from None
-        stalled = isinstance(exc, TimeoutError) and not self._sent
-        return httpx.WriteTimeout("") if stalled else exc
+    async def sent_by(
+        self, transport: httpx.AsyncBaseTransport, request: httpx.Request
+    ) -> httpx.Response:
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                return await transport.handle_async_request(request)
+        except TimeoutError as exc:
+            raise httpx.WriteTimeout("a piece of the body was not taken") from exc
+        except _FOREIGN:
+            if self._error is not None:
+                raise self._error from None
+            raise
+        finally:
+            self._patience = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            self._give(None)  # the caller may take all the time he wants
             async for chunk in self._chunks:
-                self._give(self._limits.idle_s)
+                self._wait(self._limits.idle_s)
                 yield chunk
-                self._give(None)
+                self._wait(None)  # the caller may take all the time he wants
         except Exception as exc:
             self._error = exc
             raise
-        self._sent = True
-        self._give(self._limits.first_byte_s)
 
-    def _give(self, seconds: float | None) -> None:
-        if self.wait is None or self.wait.expired():
+    def _wait(self, seconds: float | None) -> None:
+        if self._patience is None or self._patience.expired():
             return
         now = asyncio.get_running_loop().time()
-        self.wait.reschedule(None if seconds is None else now + seconds)
+        self._patience.reschedule(None if seconds is None else now + seconds)
+
+
+def _stream(
+    body: bytes | AsyncIterator[bytes] | None, limits: Limits
+) -> httpx.ByteStream | _Upload:
+    if body is None or isinstance(body, bytes):
+        return httpx.ByteStream(body or b"")
+    return _Upload(body, limits)
 
 
 def _framed(
@@ -223,7 +228,6 @@ def _target(url: str) -> _Target:
 # What each failure means to the caller. A class that is not named counts as its base class.
 _MEANINGS: dict[type[BaseException], type[ProxyError]] = {
     httpx.TimeoutException: UpstreamTimeout,
-    TimeoutError: UpstreamTimeout,
     httpx.LocalProtocolError: BadRequest,
     httpx.InvalidURL: BadRequest,
     Exception: UpstreamFailure,
@@ -235,7 +239,7 @@ _TEXTS: dict[type[BaseException], str] = {
         it, or raise upstream.connect_timeout_s""",
     httpx.PoolTimeout: """
         no connection to {host} became free; try again, or raise upstream.max_connections""",
-    TimeoutError: """
+    httpx.ReadTimeout: """
         {host} did not answer within {limits.first_byte_s:g} s; try again, or raise
         upstream.first_byte_timeout_s""",
     httpx.WriteTimeout: """

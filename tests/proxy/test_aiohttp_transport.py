@@ -34,7 +34,7 @@ async def transport() -> AsyncIterator[AiohttpTransport]:
 
 @pytest.fixture
 def send(transport: AiohttpTransport) -> Send:
-    """`await send(url, headers=..., body=..., target=..., connect=..., read=...)`."""
+    """`await send(url, headers=..., body=..., target=..., connect=..., read=..., idle=...)`."""
     return sender(transport)
 
 
@@ -436,7 +436,7 @@ async def test_a_reply_ends_without_a_close(send: Send) -> None:
 
 
 async def test_silence_in_mid_reply_raises(send: Send) -> None:
-    """Between two pieces no more time passes than told; before the head, as much as it takes."""
+    """Between two pieces `idle` counts, however long the head may take."""
 
     async def script(exchange: Exchange) -> None:
         await exchange.body()
@@ -445,9 +445,28 @@ async def test_silence_in_mid_reply_raises(send: Send) -> None:
         await exchange.reader.read()
 
     async with RawUpstream(script) as upstream:
-        response = await send(upstream.origin, read=0.05)
+        response = await send(upstream.origin, read=60, idle=0.05)
         with pytest.raises(httpx.ReadTimeout):
-            await read(response)
+            await asyncio.wait_for(read(response), 5)
+
+
+async def test_a_head_that_does_not_come_raises(send: Send) -> None:
+    """The wait for it begins when the body is written, and the connection is given up."""
+
+    async def slow() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0.3)
+        yield b"a"
+
+    async def script(exchange: Exchange) -> None:
+        told.append(await exchange.body())
+        assert await exchange.reader.read() == b""
+
+    told: list[bytes] = []
+    async with RawUpstream(script) as upstream:
+        with pytest.raises(httpx.ReadTimeout):
+            await send(upstream.origin, body=slow(), read=0.1)
+        await asyncio.wait_for(upstream.until_closed(), 5)
+    assert told == [b"a"]
 
 
 async def test_what_is_not_http_is_told_without_its_words(send: Send) -> None:

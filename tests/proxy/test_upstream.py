@@ -206,7 +206,7 @@ async def test_no_answer_in_time(hasty: Upstream) -> None:
         await asyncio.wait_for(server.until_closed(), 5)
 
 
-async def test_silence_in_mid_answer(hasty: Upstream) -> None:
+async def test_silence_in_mid_answer() -> None:
     """Between two pieces no more than the idle limit passes; each piece begins it anew."""
 
     async def script(exchange: Exchange) -> None:
@@ -217,12 +217,13 @@ async def test_silence_in_mid_answer(hasty: Upstream) -> None:
             await exchange.say(b"x")
         assert await exchange.reader.read() == b""
 
+    upstream = Upstream(AiohttpTransport(environment=Environment()), Limits(idle_s=0.25))
     async with RawUpstream(script) as server:
-        arrival = await post(hasty, server.origin)
-        chunks = arrival.chunks()
+        chunks = (await post(upstream, server.origin)).chunks()
         assert [await anext(chunks) for _ in range(4)] == [b"x"] * 4
         with pytest.raises(UpstreamTimeout, match=r"fell silent for 0\.25 s"):
-            await anext(chunks)
+            await asyncio.wait_for(anext(chunks), 5)
+        await upstream.aclose()
         await asyncio.wait_for(server.until_closed(), 5)
 
 
@@ -268,6 +269,26 @@ async def test_a_finished_upload_waits_for_its_answer(hasty: Upstream) -> None:
     async with RawUpstream(script) as server:
         with pytest.raises(UpstreamTimeout, match="did not answer"):
             await hasty.send("PUT", server.origin, [], pieces(b"a"), decode=False)
+
+
+async def test_an_answer_may_begin_before_the_upload_ends(upstream: Upstream) -> None:
+    """The rest of the body goes on up while the answer comes down."""
+    answered = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+        await answered.wait()
+        yield b"b"
+        yield b"c"
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.say(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n")
+        await exchange.say(await exchange.body())
+
+    async with RawUpstream(script) as server:
+        arrival = await upstream.send("PUT", server.origin, [], body(), decode=False)
+        answered.set()
+        assert await asyncio.wait_for(read(arrival), 5) == b"abc"
 
 
 async def test_the_callers_own_failure_is_his_own(upstream: Upstream) -> None:
