@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from math import floor
 from typing import NamedTuple
 
@@ -96,6 +97,7 @@ _TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9:/!#$%&'*+\-.^_`|~]*")
 _UNPRINTABLE = re.compile(r"[^ -~]")
 
 
+@lru_cache(maxsize=256)
 def _token_or_string(text: str) -> str:
     """RFC 9651 4.1.6 and 4.1.7; strings hold printable ASCII only."""
     if _TOKEN.fullmatch(text):
@@ -107,5 +109,5 @@ def _token_or_string(text: str) -> str:
 def _timings(telling: Telling) -> bytes:
     """The W3C's Server-Timing counts in milliseconds."""
     return ", ".join(
-        f"{name};dur={round(seconds * 1000, 2)}" for name, seconds in telling.timings
+        [f"{name};dur={round(seconds * 1000, 2)}" for name, seconds in telling.timings]
     ).encode()

@@ -111,6 +111,7 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._stop_deadline()
         super().on_headers_complete()
+        self.cycle.transport = _JoiningTransport(self.transport, self.loop)
         if self.scope["http_version"] == "1.0":
             self.cycle.__class__ = _UnframedCycle
 
@@ -178,6 +179,43 @@ class Protocol(HttpToolsProtocol):
             self._expect_more()
         else:
             self.transport.close()
+
+
+class _JoiningTransport(asyncio.Transport):
+    """Sends the head of an answer together with a body that is at hand: one system call, not two.
+
+    A head whose body is yet to come goes out before the loop turns to anything else.
+    """
+
+    __slots__ = ("_head", "_loop", "_sent", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | bytearray | memoryview[Any] = b""
+        self._sent = False
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        if self._sent:
+            self._transport.write(data)
+        elif not self._head:
+            self._head = data
+            self._loop.call_soon(self._send_head)
+        else:
+            self._sent = True
+            self._transport.writelines((self._head, data))
+
+    def _send_head(self) -> None:
+        if not self._sent:
+            self._sent = True
+            self._transport.write(self._head)
+
+    def close(self) -> None:
+        self._send_head()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class _KnownHead:
