@@ -13,7 +13,6 @@ import aiohttp
 import httpx
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
-from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.environment import Environment
@@ -31,7 +30,7 @@ STALE_WITHIN_S = 5.0
 # NAT gateways forget connections that are silent for minutes, as those of reasoning models are.
 TCP_KEEPALIVE_S = 60
 
-_ADDED_BY_AIOHTTP = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_ADDED_BY_AIOHTTP = frozenset({"user-agent", "accept", "accept-encoding", "content-type"})
 _LOST_CONNECTION = (
     aiohttp.ServerDisconnectedError,
     aiohttp.ClientOSError,
@@ -100,14 +99,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         target = request.extensions.get("target", at.raw_path)
         url, proxy = self._route(at.scheme, at.raw_host, at.port, target)
         # aiohttp writes headers as UTF-8 and drops what it cannot encode, so nothing else gets in.
-        headers = CIMultiDict(
-            [(name.decode(), value.decode()) for name, value in request.headers.raw]
-        )
+        headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
+        given = {name.lower() for name, _ in headers}
         response = await session.request(
             request.method,
             url,
             headers=headers,
-            skip_auto_headers=[name for name in _ADDED_BY_AIOHTTP if name not in headers] or None,
+            skip_auto_headers=_ADDED_BY_AIOHTTP - given or None,
             data=_pieces(body),
             allow_redirects=False,
             proxy=proxy,
