@@ -45,11 +45,12 @@ class Application:
         self.metrics = metrics
         self.journal = journal
         self._ops_paths: frozenset[str] = frozenset() if ops_apart else OPS_PATHS
+        self._begun = False
         self._reopening: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._ops_paths:
-            if not self.health.started:  # a server without lifespan
+            if not self._begun:  # a server without lifespan
                 await self.start()
             await self._llm(scope, receive, send)
         elif scope["type"] == "lifespan":
@@ -69,8 +70,9 @@ class Application:
 
     async def start(self) -> None:
         """Open the cache. If it does not answer, requests are served without it until it does."""
-        self.health.started = True
+        self._begun = True
         await self.store.start()
+        self.health.started = True
         if self.store.scope_secret is None:
             self._reopening = asyncio.create_task(self._reopen())
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -45,23 +45,20 @@ def serve(settings: Settings, *, announce: Announce | None = None) -> int:
     """
     configure_logging(settings.server.log_level)
     _allow_many_files()
-    sockets = _listen(settings.server.host, settings.server.port, "server")
-    try:
-        settings = _with_port(settings, sockets[0].getsockname()[1])
-        return _serve(settings, sockets, announce or _say_where)
-    finally:
-        _close(sockets)
-
-
-def _serve(settings: Settings, sockets: list[socket.socket], announce: Announce) -> int:
-    if settings.server.workers > 1:
-        announce(settings)
-        return _serve_with_workers(settings, sockets)
-    app = ServedApp(create_app(settings), settings)
-    server = _Server(uvicorn.Config(app, **_options(settings)), app.drain)
-    announce(settings)
-    server.run(sockets)
-    return 0 if server.started else 1
+    with ExitStack() as stack:
+        sockets = _listen(settings.server.host, settings.server.port, "server")
+        stack.callback(_close, sockets)
+        ops = _ops_sockets(settings, listen=settings.server.workers == 1)
+        stack.callback(_close, ops)
+        settings = _with_ports(settings, sockets, ops)
+        if settings.server.workers > 1:
+            (announce or _say_where)(settings)
+            return _serve_with_workers(settings, sockets)
+        app = ServedApp(create_app(settings), ops)
+        server = _Server(uvicorn.Config(app, **_options(settings)), app.drain)
+        (announce or _say_where)(settings)
+        server.run(sockets)
+        return 0 if server.started else 1
 
 
 def _allow_many_files() -> None:
@@ -71,7 +68,19 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _listen(host: str, port: int, section: str, *, shared: bool = False) -> list[socket.socket]:
+def _ops_sockets(settings: Settings, *, listen: bool = True) -> list[socket.socket]:
+    """Those of the listener for probes, if it has a port. Each worker listens at the same one, any
+    of them can answer for itself; the parent only holds it for them."""
+    if settings.ops.port is None:
+        return []
+    host = settings.ops.host or settings.server.host
+    shared = settings.server.workers > 1
+    return _listen(host, settings.ops.port, "ops", shared=shared, listen=listen)
+
+
+def _listen(
+    host: str, port: int, section: str, *, shared: bool = False, listen: bool = True
+) -> list[socket.socket]:
     """Take a port at all addresses of a host. `shared`: other processes of ours take it too."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -83,7 +92,9 @@ def _listen(host: str, port: int, section: str, *, shared: bool = False) -> list
         if port == 0 and sockets:
             address = (address[0], sockets[0].getsockname()[1], *address[2:])
         try:
-            sockets.append(_listening(family, address, len(addresses) > 1, shared))
+            sockets.append(_bound(family, address, len(addresses) > 1, shared))
+            if listen:
+                sockets[-1].listen(BACKLOG)
         except OSError as exc:
             if exc.errno == errno.EADDRNOTAVAIL and len(addresses) > 1:
                 continue  # "localhost" where IPv6 is off
@@ -94,23 +105,20 @@ def _listen(host: str, port: int, section: str, *, shared: bool = False) -> list
     return sockets
 
 
-def _listening(
-    family: int, address: tuple[Any, ...], one_of_many: bool, shared: bool
-) -> socket.socket:
+def _bound(family: int, address: tuple[Any, ...], one_of_many: bool, shared: bool) -> socket.socket:
     # asyncio turns Nagle's algorithm off only where a socket says that it is TCP.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6 and one_of_many:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
     except OSError:
-        listening.close()
+        bound.close()
         raise
-    return listening
+    return bound
 
 
 def _close(sockets: list[socket.socket]) -> None:
@@ -126,9 +134,16 @@ def _refusal(host: str, port: int, exc: OSError) -> str:
     return f"host: {host}: {exc.strerror}"
 
 
-def _with_port(settings: Settings, port: int) -> Settings:
-    server = settings.server.model_copy(update={"port": port})
-    return settings.model_copy(update={"server": server})
+def _with_ports(
+    settings: Settings, sockets: list[socket.socket], ops: list[socket.socket]
+) -> Settings:
+    """The settings, with the ports that were taken where any would do."""
+    port = {"port": sockets[0].getsockname()[1]}
+    update: dict[str, Any] = {"server": settings.server.model_copy(update=port)}
+    if ops:
+        port = {"port": ops[0].getsockname()[1]}
+        update["ops"] = settings.ops.model_copy(update=port)
+    return settings.model_copy(update=update)
 
 
 def _say_where(settings: Settings) -> None:
@@ -139,13 +154,19 @@ def _say_where(settings: Settings) -> None:
         "workers": settings.server.workers,
         "version": __version__,
     }
+    if settings.ops.port is not None:
+        at = {"host": settings.ops.host or settings.server.host, "port": settings.ops.port}
+        line["ops_url"] = settings.server.model_copy(update=at).url
     sys.stdout.write(f"{orjson.dumps(line).decode()}\n")
     sys.stdout.flush()
 
 
 def _serve_with_workers(settings: Settings, sockets: list[socket.socket]) -> int:
     """Processes that share a port. They read the settings from the environment, as this one did."""
-    os.environ.update(environment_of(None, {"server": {"port": settings.server.port}}))
+    ports = {"server": {"port": settings.server.port}}
+    if settings.ops.port is not None:
+        ports["ops"] = {"port": settings.ops.port}
+    os.environ.update(environment_of(None, ports))
     config = uvicorn.Config(
         "proxy.server:worker_app",
         factory=True,
@@ -162,7 +183,7 @@ def worker_app() -> ServedApp:
     settings = load_settings()
     configure_logging(settings.server.log_level)
     try:
-        return ServedApp(create_app(settings), settings)
+        return ServedApp(create_app(settings), _ops_sockets(settings))
     except ConfigError as error:
         log.error("%s", error)
         sys.exit(STARTUP_FAILURE)  # which keeps the parent from trying again
@@ -192,16 +213,11 @@ class _Server(uvicorn.Server):
 
 
 class ServedApp:
-    """The app, with a listener of its own for probes if one is configured. Raises ConfigError."""
+    """The app, and a listener of its own for probes where there are sockets for it."""
 
-    def __init__(self, app: Application, settings: Settings) -> None:
+    def __init__(self, app: Application, ops: list[socket.socket]) -> None:
         self._app = app
-        self._ops: list[socket.socket] = []
-        if settings.ops.port is not None:
-            host = settings.ops.host or settings.server.host
-            # Each worker has a listener at the same port; any of them can answer for itself.
-            shared = settings.server.workers > 1
-            self._ops = _listen(host, settings.ops.port, "ops", shared=shared)
+        self._ops = ops
 
     def drain(self) -> None:
         self._app.health.draining = True
