@@ -21,7 +21,7 @@ from proxy.errors import NotCached, UpstreamFailure
 from proxy.fetch import Fetcher
 from proxy.flights import GIVEN_UP, Flight, Flights, Listener
 from proxy.inquiry import Inquiry
-from proxy.models import Answers, Call, Freshness, Outcome, Passing, Reply, Scope, Verdict
+from proxy.models import Answers, Ask, Call, Freshness, Outcome, Passing, Reply, Scope, Verdict
 from proxy.policy import Policy
 from proxy.replies import Replies
 from proxy.store import Store
@@ -67,7 +67,7 @@ class Engine:
         verdict = self._policy.judge(call, ask, partition)
         if secret is None:
             verdict = _past_the_cache(verdict, "the cache is not available")
-        elif len(call.body) <= STRICT_PARSE_AT_ONCE_BYTES and (why := keys.ambiguity(call.body)):
+        elif not _parses_slowly(ask) and (why := keys.ambiguity(ask.raw, ask.body)):
             verdict = _past_the_cache(verdict, why)
         if not verdict.may_write and ask.asks_usage_upstream:
             ask = replace(ask, asks_usage_upstream=False)  # sent as it came: nothing is gained
@@ -114,10 +114,9 @@ class Engine:
         return self._replies.passed_on(passing, arrival)
 
     async def _strictly_parsed(self, inquiry: Inquiry) -> Inquiry:
-        raw = inquiry.call.body
-        if len(raw) <= STRICT_PARSE_AT_ONCE_BYTES:
+        if not _parses_slowly(inquiry.ask):
             return inquiry
-        why = await asyncio.to_thread(keys.ambiguity, raw)
+        why = await asyncio.to_thread(keys.ambiguity, inquiry.ask.raw, inquiry.ask.body)
         return replace(inquiry, verdict=_past_the_cache(inquiry.verdict, why)) if why else inquiry
 
     async def _cached_only(self, inquiry: Inquiry) -> Reply:
@@ -255,6 +254,10 @@ async def _first_to_start(*listeners: Listener) -> Listener:
 
 def _answers(found: Sequence[Entry]) -> Answers:
     return [entry.generations for entry in found]
+
+
+def _parses_slowly(ask: Ask) -> bool:
+    return len(ask.raw) > STRICT_PARSE_AT_ONCE_BYTES
 
 
 def _past_the_cache(verdict: Verdict, why: str) -> Verdict:

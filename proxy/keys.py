@@ -164,18 +164,21 @@ def _credential_scope(presented: tuple[tuple[bytes, bytes], ...], secret: bytes)
     return f"credential:{digest.hexdigest()}"
 
 
-def ambiguity(raw: bytes) -> str:
+def ambiguity(raw: bytes, parsed: Any) -> str:
     """Say what in a body two parsers may read differently, or "" if nothing is.
 
     orjson keeps the last of two equal names and turns integers beyond 64 bits into floats: two
-    such requests could share a key and not an answer. Slow (it is Python's parser), so it is
-    asked on misses only.
+    such requests could share a key and not an answer.
     """
+    # Most clients write JSON as orjson does: what it parsed is then all that was said. That takes
+    # 0.7 us, Python's parser 5.
     try:
+        if orjson.dumps(parsed) == raw:
+            return ""
         json.loads(raw, object_pairs_hook=_refuse_duplicates, parse_int=_refuse_huge)
     except _Ambiguous as found:
         return str(found)
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return "a body that only one JSON parser reads"
     return ""
 
