@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,17 +13,11 @@ from proxy.errors import Overloaded, UpstreamFailure
 from proxy.flights import Flight
 from proxy.inquiry import Inquiry
 from proxy.models import AnswerFacts, Answers, Freshness, Head
+from proxy.passage import COMMIT_WAIT_S, Passage
 from proxy.policy import Policy
 from proxy.store import Store
 from proxy.upstream import Arrival, Upstream
 
-log = logging.getLogger("proxy.fetch")
-
-# Whoever has the last bytes may ask again at once, and should then find the entry: so they wait
-# for the commit, but not for a slow one.
-COMMIT_WAIT_S = 0.02
-# How long a provider may take to end a stream after its last event.
-LINGER_S = 1.0
 # What a provider says when it cannot answer now, and perhaps later. Source: RFC 5861, section 4;
 # 429 is ours: whoever is rate-limited is glad of a known answer.
 FAILED_FOR_NOW = frozenset({429, 500, 502, 503, 504})
@@ -142,7 +134,7 @@ class Fetcher:
         if len(missing) < len(fresh) and arrival.head.status == 200:
             await self._complete(inquiry, flight, arrival, recorder, fresh)
             return
-        passage = _Passage(flight, arrival, recorder, inquiry.verdict.keep.max_bytes)
+        passage = Passage(flight, arrival, recorder, inquiry.verdict.keep.max_bytes)
         answers = await passage.run()
         flight.upstream_s = time.perf_counter() - began
         flight.answers = answers
@@ -269,79 +261,6 @@ class Fetcher:
             )
             entries.append(entry)
         return entries
-
-
-class _Passage:
-    """The way of one body from the provider to a flight, past the recorder.
-
-    A stream is passed on as it comes; but its last chunk, and a body that is no stream, are held
-    until the entry is stored (or `let_go` says so): nobody can ask again before it can be found.
-    """
-
-    def __init__(
-        self, flight: Flight, arrival: Arrival, recorder: Recorder | None, max_bytes: int
-    ) -> None:
-        self._flight = flight
-        self._arrival = arrival
-        self._recorder = recorder
-        self._max_bytes = max_bytes
-        self._held: list[bytes] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._limit = asyncio.timeout(None)
-        self._streamed = arrival.head.streams
-        self.bytes = 0
-
-    async def run(self) -> Answers | None:
-        if self._streamed:
-            self._flight.begin(self._arrival.head)
-        try:
-            async with self._limit:
-                async for chunk in self._arrival.chunks():
-                    await self._pass(chunk)
-        except TimeoutError:
-            log.debug("the provider leaves the connection open after the last event")
-        return self._recorder.finish() if self._recorder else None
-
-    async def _pass(self, chunk: bytes) -> None:
-        self.bytes += len(chunk)
-        self._record(chunk)
-        if self._must_hold():
-            self._held.append(chunk)
-            return
-        self.let_go()
-        self._flight.add(chunk)
-        await self._flight.room()
-
-    def _record(self, chunk: bytes) -> None:
-        if self._recorder is None:
-            return
-        if self.bytes > self._max_bytes:  # too large to be stored: what it gathered is let go
-            self._recorder = None
-            self._flight.need_not_finish()
-        else:
-            self._recorder.feed(chunk)
-
-    def _must_hold(self) -> bool:
-        if not self._streamed:
-            return self.bytes <= self._max_bytes
-        if self._recorder is None or not self._recorder.ended:
-            return False
-        if self._timer is None:
-            # Some providers leave the connection open after the last event.
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(COMMIT_WAIT_S, self.let_go)
-            self._limit.reschedule(loop.time() + LINGER_S)
-        return True
-
-    def let_go(self) -> None:
-        """Pass on what is held."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._flight.head is None:
-            self._flight.begin(self._arrival.head)
-        for chunk in self._held:
-            self._flight.add(chunk)
-        self._held.clear()
 
 
 def _all(found: Sequence[Entry | None]) -> list[Entry]:

@@ -134,7 +134,7 @@ async def test_a_connection_left_open_after_the_last_event_does_not_matter(
     proxy: StartProxy, provider: FakeProvider, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The asker has his whole answer, and it is stored."""
-    monkeypatch.setattr("proxy.fetch.LINGER_S", 0.05)
+    monkeypatch.setattr("proxy.passage.LINGER_S", 0.05)
     gate = Gate()
     provider.script(Answer(chunks=[*EVENTS, DONE, b": the end"], chunk_gate=gate))
     live = await proxy()
