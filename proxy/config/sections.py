@@ -90,8 +90,8 @@ class Upstream(Section):
     """To reach the provider."""
     first_byte_timeout_s: Patience = 600.0
     """Until the answer begins; as long as OpenAI's clients wait."""
-    idle_timeout_s: Patience = 300.0
-    """Between two pieces of an answer."""
+    idle_timeout_s: Patience = 600.0
+    """Between two pieces of an answer; reasoning models can be silent for minutes."""
     max_connections: NonNegativeInt = 0
     """To all providers, for each worker; 0 means no limit."""
     keep_alive_s: Seconds = 30.0
