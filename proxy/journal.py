@@ -150,7 +150,9 @@ def summary(metrics: Metrics) -> str:
     if not metrics.requests:
         return ""
     counts = ", ".join(
-        f"{count:,} {outcome.value}" for outcome, count in sorted(metrics.outcomes.items())
+        f"{metrics.outcomes[outcome]:,} {outcome}"
+        for outcome in Outcome
+        if metrics.outcomes[outcome]
     )
     failed = f", {metrics.errors.total():,} refused" if metrics.errors else ""
     return (
