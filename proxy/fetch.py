@@ -12,12 +12,14 @@ from proxy.dialects.base import Recorder
 from proxy.errors import Overloaded, UpstreamFailure
 from proxy.flights import Flight
 from proxy.inquiry import Inquiry
-from proxy.models import AnswerFacts, Answers, Freshness, Head
+from proxy.models import AnswerFacts, Answers, Freshness, Head, Verdict
 from proxy.passage import COMMIT_WAIT_S, Passage
 from proxy.policy import Policy
 from proxy.store import Store
 from proxy.upstream import Arrival, Upstream
 
+# What is fetched is told to newcomers until a slow save ends: not if it must be fresher than that.
+SAVE_AGE_S = 60.0
 # What a provider says when it cannot answer now, and perhaps later. Source: RFC 5861, section 4;
 # 429 is ours: whoever is rate-limited is glad of a known answer.
 FAILED_FOR_NOW = frozenset({429, 500, 502, 503, 504})
@@ -221,7 +223,11 @@ class Fetcher:
             flight.refused, flight.stored = True, False
             return
         entries = self._entries(inquiry, flight, answers, places)
-        flight.stored = await self._store.save(entries, patience_s=COMMIT_WAIT_S)
+        saved = await self._store.save(entries, patience_s=COMMIT_WAIT_S)
+        if isinstance(saved, bool):
+            flight.stored = saved
+        elif _lasts(inquiry.verdict):
+            flight.saving = saved
         if flight.stored is False:
             flight.reason = "the cache did not take it"
 
@@ -261,6 +267,11 @@ class Fetcher:
             )
             entries.append(entry)
         return entries
+
+
+def _lasts(verdict: Verdict) -> bool:
+    limits = [seconds for seconds in (verdict.ttl, verdict.max_age) if seconds is not None]
+    return all(seconds >= SAVE_AGE_S for seconds in limits)
 
 
 def _all(found: Sequence[Entry | None]) -> list[Entry]:

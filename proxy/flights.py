@@ -43,6 +43,7 @@ class Flight:
         self.answers: Answers | None = None  # what was recorded, once complete
         self.facts: AnswerFacts | None = None  # of it
         self.stored: bool | None = None  # known once the save is tried
+        self.saving: asyncio.Task[bool] | None = None  # a save that takes longer than the rest
         self.reason = ""  # why it was not stored
         self.refused = False  # may it not be stored, whatever state the cache is in?
         self.upstream_s = 0.0  # until the provider answered; in the end: until it was done
@@ -273,10 +274,17 @@ class Flights:
             self._land(key, flight, error)
 
     def _land(self, key: Hashable, flight: Flight, error: ProxyError | None) -> None:
-        if self._table.get(key) is flight:
-            del self._table[key]
+        if flight.saving is None or flight.saving.done():
+            self._forget(key, flight)
+        else:
+            # Until its entry can be found, who asks now is told what it brought.
+            flight.saving.add_done_callback(lambda _: self._forget(key, flight))
         self._remember(key, flight)
         flight._finish(error)
+
+    def _forget(self, key: Hashable, flight: Flight) -> None:
+        if self._table.get(key) is flight:
+            del self._table[key]
 
     def _remember(self, key: Hashable, flight: Flight) -> None:
         """Answers that cannot be kept must not make the next askers wait for each other."""

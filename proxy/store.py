@@ -140,8 +140,10 @@ class Store:
             for key, entry in zip(keys, entries, strict=True)
         ]
 
-    async def save(self, entries: Sequence[Entry], *, patience_s: float) -> bool | None:
-        """Store entries, and tell whether they are; `None`: not known after `patience_s` seconds.
+    async def save(
+        self, entries: Sequence[Entry], *, patience_s: float
+    ) -> bool | asyncio.Task[bool]:
+        """Store entries, and tell whether they are; after `patience_s` seconds, what will tell it.
 
         The save goes on by itself then, within its own deadline.
         """
@@ -153,7 +155,7 @@ class Store:
         self._saving.add(task)
         task.add_done_callback(self._saving.discard)
         done, _ = await asyncio.wait({task}, timeout=patience_s)
-        return task.result() if done else None
+        return task.result() if done else task
 
     async def _save(self, entries: Sequence[Entry]) -> bool:
         async def put() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from tests.fakes.chat import MINE, PATH, YOURS, asker, asking, words
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.oracle import expected
-from tests.fakes.provider import FakeProvider
+from tests.fakes.provider import Answer, FakeProvider, Gate
 from tests.fakes.raw_client import Connect
 
 CI = {"authorization": "Bearer token-of-ci-00001"}
@@ -95,12 +96,27 @@ async def test_a_client_keeps_its_answers_when_its_key_changes(
 async def test_shared_answers_serve_all(
     proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
 ) -> None:
-    """Scope "shared": another's answer is a hit; another's fetch in the air is still not joined."""
+    """Scope "shared": another's answer is a hit."""
     live = await proxy(cache={"scope": "shared"})
     ask = asker(client, live)
     first = await ask(MINE)
     second = await ask(YOURS)
     assert (second.headers["x-cache"], second.json()) == ("HIT", first.json())
+
+
+async def test_anothers_refusal_is_not_shared(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
+) -> None:
+    """Where answers are shared, a fetch in the air still is not: one's 401 is his own."""
+    provider.script(Answer(status=401, gate=(gate := Gate())))
+    live = await proxy(cache={"scope": "shared"})
+    ask = asker(client, live)
+    refused = asyncio.create_task(ask(MINE))
+    await provider.received()
+    assert (await ask(YOURS)).status_code == 200
+    await gate.open()
+    assert (await refused).status_code == 401
+    await live.settled()
 
 
 async def test_a_held_key_replaces_the_callers(

@@ -202,21 +202,35 @@ async def test_a_slow_lookup_is_shared(
     await live.settled()
 
 
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_slow_save_is_covered(
-    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, stream: bool
 ) -> None:
-    """Who asks while the entry is being saved joins, or finds it; he never asks the provider."""
+    """Nobody waits for it, and who asks before the entry can be found is told what was fetched."""
     live = await proxy(SlowCache(saves=(gate := Gate())))
     ask = asker(client, live)
-    first = asyncio.create_task(ask(stream=True))
-    await gate.reached()
-    second = asyncio.create_task(ask(stream=True))
-    await live.listening(2)
+    assert words((await ask(stream=stream)).content) == JOKE
+    assert gate.waiting == 1
+    for _ in range(2):
+        told = await ask(stream=stream)
+        assert (told.headers["x-cache"], words(told.content)) == ("COLLAPSED", JOKE)
     await gate.open()
-    assert words((await first).content) == words((await second).content) == JOKE
-    third = await ask()
-    assert third.headers["x-cache"] == "HIT"
+    await live.settled()
+    assert (await ask()).headers["x-cache"] == "HIT"
     assert len(provider.calls) == 1
+
+
+async def test_a_slow_save_makes_nothing_last_longer(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
+) -> None:
+    """Who wants it fresher than a save may take asks the provider."""
+    live = await proxy(SlowCache(saves=(gate := Gate())))
+    ask = asker(client, live)
+    for number in range(2):
+        told = await ask({**MINE, "llm-cache-control": "ttl=1"})
+        assert told.headers["x-cache"] == "MISS"
+        assert len(provider.calls) == number + 1
+    await gate.open()
     await live.settled()
 
 
