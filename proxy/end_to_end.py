@@ -16,6 +16,8 @@ _OF_RESPONSES = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-inf
 _NEVER_NOMINATED = re.compile(
     rb"authorization|api-key|x-api-key|cookie|set-cookie|(content|openai|anthropic|x-goog)-.*"
 )
+# RFC 9110 5.5: who forwards a value with these puts spaces in their place.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def request_headers(headers: Headers) -> Headers:
@@ -33,7 +35,7 @@ def request_headers(headers: Headers) -> Headers:
 
 def response_headers(headers: Headers) -> Headers:
     """Return what of a provider's headers goes to the caller, in order, names in lower case."""
-    headers = [(name.lower(), value) for name, value in headers]
+    headers = [(name.lower(), _CONTROL.sub(b" ", value)) for name, value in headers]
     dropped = _OF_RESPONSES | _nominated(headers)
     if any(name == b"transfer-encoding" for name, _ in headers):
         dropped |= {b"content-length"}  # RFC 9112 6.3: beside it, a length is void

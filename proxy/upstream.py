@@ -71,6 +71,11 @@ class Upstream:
         )
         response = await self._response(request, target.host)
         arrival = Arrival(response, method, target.host, self._limits, decode=decode)
+        if arrival.head.status > 599:
+            await arrival.aclose()
+            raise UpstreamFailure(
+                f"{target.host} answered with status {arrival.head.status}: HTTP's end at 599"
+            )
         if arrival.head.status < 200:
             await arrival.aclose()
             raise UpstreamFailure(

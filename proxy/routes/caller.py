@@ -11,8 +11,12 @@ from starlette.types import Message, Receive, Scope, Send
 from proxy.errors import UpstreamFailure
 from proxy.models import Reply
 
+# Statuses whose answers have no body, whatever length they tell. RFC 9110, 6.4.1.
+BODILESS = frozenset({204, 304})
 # Offered by our server: cut the connection at once, also if the caller takes nothing.
 ABORT_EXTENSION = "llm_cache_proxy.abort"
+# The same: send an answer that is at hand in one go.
+WHOLE_EXTENSION = "llm_cache_proxy.whole"
 # What is handed to the server at a time; it holds about as much again for a caller who is slow.
 PIECE_BYTES = 64 * 2**10
 
@@ -113,6 +117,8 @@ class Caller:
         body = reply.body
         if isinstance(body, bytes):
             reply.headers.append((b"content-length", b"%d" % len(body)))
+            if len(body) <= PIECE_BYTES and self._send_whole(reply, body):
+                return
         await self._begin(reply)
         if isinstance(body, bytes) and len(body) <= PIECE_BYTES:
             await self._send({"type": "http.response.body", "body": body})
@@ -127,6 +133,17 @@ class Caller:
             return
         self.finished = True
 
+    def _send_whole(self, reply: Reply, body: bytes) -> bool:
+        extension = self._extensions.get(WHOLE_EXTENSION)
+        if extension is None or reply.status in BODILESS:
+            return False
+        self.started = self.finished = extension["send"](reply.status, reply.headers, body)
+        return self.finished
+
+    @property
+    def _extensions(self) -> dict[str, Any]:
+        return self._scope.get("extensions") or {}
+
     async def _send_chunk(self, chunk: bytes) -> None:
         """Send a chunk in pieces: patience is for each of them, however much there is to take."""
         for start in range(0, len(chunk), PIECE_BYTES):
@@ -135,8 +152,12 @@ class Caller:
 
     async def _begin(self, reply: Reply) -> None:
         self.started = True
+        headers = reply.headers
+        if reply.status in BODILESS:
+            # The length that a 304 tells is that of a body which is not sent; uvicorn misses it.
+            headers = [pair for pair in headers if pair[0] != b"content-length"]
         await self._send(
-            {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
+            {"type": "http.response.start", "status": reply.status, "headers": headers}
         )
 
     async def _patiently(self, message: Message) -> None:
@@ -149,7 +170,7 @@ class Caller:
         Where the server offers no way to do so, returning without the last message is one: it
         closes the connection without the end of the body.
         """
-        abort = (self._scope.get("extensions") or {}).get(ABORT_EXTENSION)
+        abort = self._extensions.get(ABORT_EXTENSION)
         if abort is not None:
             abort["abort"]()
 

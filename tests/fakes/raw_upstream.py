@@ -33,7 +33,8 @@ class Exchange:
         elif b"content-length: " in head:
             left = int(head.partition(b"content-length: ")[2].split()[0])
             while left:
-                piece = await self.reader.read(min(left, 2**16))
+                if not (piece := await self.reader.read(min(left, 2**16))):
+                    raise asyncio.IncompleteReadError(b"", left)
                 left -= len(piece)
                 yield piece
 
