@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from proxy.passage import COMMIT_WAIT_S, Passage
 from proxy.policy import Policy
 from proxy.store import Store
 from proxy.upstream import Arrival, Upstream
+
+log = logging.getLogger("proxy.fetch")
 
 # What is fetched is told to newcomers until a slow save ends: not if it must be fresher than that.
 SAVE_AGE_S = 60.0
@@ -82,8 +85,8 @@ class Fetcher:
         ]
         if inquiry.rendering.tells(found):
             return known
-        answers = [entry.generations for entry in found if entry is not None]
-        if answers and not inquiry.dialect.can_replay(inquiry.ask, answers):
+        entries = _all(found)
+        if entries and not _can_be_told(inquiry, entries):
             return [Freshness.UNUSABLE] * len(known)
         return known
 
@@ -267,6 +270,19 @@ class Fetcher:
             )
             entries.append(entry)
         return entries
+
+
+def _can_be_told(inquiry: Inquiry, entries: Sequence[Entry]) -> bool:
+    answers = [entry.generations for entry in entries]
+    try:
+        if not inquiry.dialect.can_replay(inquiry.ask, answers):
+            return False
+        if len(entries) == len(inquiry.question.keys):
+            inquiry.rendering.tell(inquiry, entries)
+    except Exception as exc:  # noqa: BLE001 - nonsense in the cache is a miss, as are its faults
+        log.warning("an entry of the cache cannot be told: %s", type(exc).__name__)
+        return False
+    return True
 
 
 def _lasts(verdict: Verdict) -> bool:

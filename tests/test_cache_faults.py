@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -64,6 +66,27 @@ async def test_any_fault_of_the_cache_is_a_miss(
         assert words(told.content) == expected(asking(prompt), credential="Bearer mine")
         assert told.headers["x-cache"] == "MISS"
         assert len(provider.calls) == number + 1
+    await live.settled()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_nonsense_in_an_entry_is_a_miss(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, stream: bool
+) -> None:
+    """The right key, and an answer that cannot be told: it is fetched and stored anew."""
+    cache = Unready()
+    live = await proxy(cache)
+    ask = asker(client, live)
+    await ask()
+    (entry,) = cache.held.values()
+    (said,) = entry.generations
+    info = said.generation_info or {}
+    for broken in ([7.5], {**info, "envelope": 7.5}, {**info, "choice": 7.5}):
+        nonsense: Any = replace(said, generation_info=broken)
+        cache.held[entry.key.id] = replace(entry, generations=[nonsense])
+        answer = await ask(stream=stream)
+        assert (answer.headers["x-cache"], words(answer.content)) == ("MISS", JOKE)
+        assert (await ask(stream=stream)).headers["x-cache"] == "HIT"
     await live.settled()
 
 

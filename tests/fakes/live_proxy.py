@@ -46,12 +46,12 @@ class LiveProxy:
         """
         until = time.monotonic() + SETTLE_S
         while time.monotonic() < until:
-            if not self.provider.busy_connections and not self._left_over():
-                assert not len(self.app.flights)
+            if not (self.provider.busy_connections or self._left_over() or self.app.flights):
                 return
             await asyncio.sleep(0.005)
         calls = self.provider.busy_connections
-        raise AssertionError(f"{calls} calls and {self._left_over()} are still there")
+        flights = len(self.app.flights)
+        raise AssertionError(f"{calls} calls, {flights} flights, {self._left_over()} are left")
 
     def _left_over(self) -> set[asyncio.Task[Any]]:
         mine = {asyncio.current_task(), *self.provider.tasks}
