@@ -11,6 +11,7 @@ from secrets import token_hex
 from cache_backends.base import Entry
 from proxy import sse
 from proxy.cache_status import Telling, tell, tell_after
+from proxy.end_to_end import without
 from proxy.flights import Flight, Listener
 from proxy.inquiry import Inquiry
 from proxy.models import AnswerFacts, Answers, Event, Headers, Outcome, Passing, Reply
@@ -81,6 +82,8 @@ class Replies:
         headers = [h for h in head.headers if h[0] in SHARED_HEADERS] if joined else head.headers
         headers = tell_after(headers, _told_live(inquiry, flight, event))
         whole = flight.done and flight.error is None and not head.streams
+        if whole or head.streams:  # counted when it is sent, or not of the provider's length
+            headers = without(headers, b"content-length")
         body = listener.backlog() if whole else _stream(inquiry, flight, listener)
         release = partial(self._over, flight, listener, event)
         return Reply(head.status, headers, body, event, release)

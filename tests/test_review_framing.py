@@ -1,0 +1,41 @@
+"""How an answer is framed for its caller: one length, and the true one."""
+
+from __future__ import annotations
+
+import httpx
+import orjson
+import pytest
+
+from tests.fakes.chat import MINE, PATH, asking, events
+from tests.fakes.live_proxy import StartProxy
+from tests.fakes.provider import Answer, FakeProvider
+
+USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_fetched_answer_has_one_length(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, status: int
+) -> None:
+    """Node's parser, for one, takes a second Content-Length for an attack."""
+    live = await proxy()
+    provider.script(Answer(status=status))
+    told = await client.post(live.origin + PATH, json=asking(), headers=MINE)
+    assert told.status_code == status
+    lengths = [value for name, value in told.headers.raw if name.lower() == b"content-length"]
+    assert lengths == [b"%d" % len(told.content)]
+
+
+async def test_a_stream_that_came_with_a_length_loses_it(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
+) -> None:
+    """What the proxy hides of it (usage that only it asked for) makes it shorter."""
+    choice = {"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}
+    chunks = [{"choices": [choice], "usage": None}, {"choices": [], "usage": USAGE}]
+    body = b"".join(b"data: %b\n\n" % orjson.dumps(each) for each in chunks) + b"data: [DONE]\n\n"
+    live = await proxy()
+    provider.script(Answer(headers=[(b"content-type", b"text/event-stream")], body=body))
+    told = await client.post(live.origin + PATH, json=asking(stream=True), headers=MINE)
+    assert "content-length" not in told.headers
+    assert [each["choices"] for each in events(told.content)] == [[choice]]
+    await live.settled()
