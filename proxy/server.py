@@ -11,14 +11,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
 import orjson
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
@@ -226,28 +226,30 @@ class ServedApp:
         if scope["type"] != "lifespan" or not self._ops:
             await self._app(scope, receive, send)
             return
-        async with self._ops_listener():
-            await self._app(scope, receive, send)
+        server = _QuietServer(_ops_config(self._app.ops))
+        serving = asyncio.create_task(server.serve(sockets=self._ops))
 
-    @asynccontextmanager
-    async def _ops_listener(self) -> AsyncIterator[None]:
-        config = uvicorn.Config(
-            self._app.ops,
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
-        server = _QuietServer(config)
-        task = asyncio.create_task(server.serve(sockets=self._ops))
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            await task
+        async def send_at_last(message: Message) -> None:
+            # Probes are answered until the app has ended; told before, uvicorn would not wait.
+            if message["type"] == "lifespan.shutdown.complete":
+                server.should_exit = True
+                await serving
+            await send(message)
+
+        await self._app(scope, receive, send_at_last)
+
+
+def _ops_config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
 
 
 class _QuietServer(uvicorn.Server):

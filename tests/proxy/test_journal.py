@@ -1,0 +1,172 @@
+"""A line for each request: for people, for machines, and never what was said."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy import journal
+from proxy.journal import Journal, as_json, for_people, summary
+from proxy.metrics import Metrics
+from proxy.models import Event, Outcome
+
+HIT = Event(
+    "/v1/chat/completions",
+    provider="openai",
+    dialect="chat",
+    model="gpt-5",
+    outcome=Outcome.HIT,
+    status=200,
+    input_tokens=1200,
+    output_tokens=34,
+    seconds=0.0012,
+    entry_id="ab12",
+)
+AT = 1_800_000_000.25
+
+
+class Stuck(io.StringIO):
+    """A pipe that nobody empties until told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.free = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.entered.set()
+        self.free.wait(5)
+        return super().write(text)
+
+
+class Gone(io.StringIO):
+    """A pipe whose reader left."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def written(*events: Event, render: Any = as_json) -> list[str]:
+    out = io.StringIO()
+    lines = Journal(out, render, clock=lambda: AT)
+    for event in events:
+        lines.record(event)
+    lines.close()
+    return out.getvalue().splitlines()
+
+
+def test_a_line_for_machines() -> None:
+    """One JSON object with the time in UTC, the outcome and no colour."""
+    (line,) = written(HIT)
+    told = orjson.loads(line)
+    assert told["time"] == "2027-01-15T08:00:00.250Z"
+    assert told["outcome"] == "HIT"
+    assert (told["model"], told["status"], told["seconds"]) == ("gpt-5", 200, 0.0012)
+    assert (told["input_tokens"], told["output_tokens"]) == (1200, 34)
+
+
+def test_an_error_of_the_proxy_has_an_outcome_too() -> None:
+    """Who counts outcomes sees those as well."""
+    (line,) = written(Event("/x", status=404, reason="unknown_path"))
+    assert orjson.loads(line)["outcome"] == "ERROR"
+
+
+def test_lines_come_in_order_and_all_of_them() -> None:
+    """Closing writes what waits."""
+    events = [Event(f"/{number}", outcome=Outcome.MISS) for number in range(1000)]
+    assert [orjson.loads(line)["path"] for line in written(*events)] == [
+        event.path for event in events
+    ]
+
+
+def test_a_line_for_people() -> None:
+    """Outcome, model, time and tokens, at places that stay."""
+    (line,) = written(HIT, render=lambda at, event: for_people(at, event, colour=False))
+    assert line.split("  ", 1)[1].startswith("HIT         gpt-5 ")
+    assert "1.2 ms" in line
+    assert line.endswith("1,200 in    34 out")
+
+
+@pytest.mark.parametrize(
+    ("event", "remark"),
+    [
+        (Event("/x", status=404, reason="unknown_path"), "ERROR 404"),
+        (Event("/x", outcome=Outcome.MISS, status=429, reason="status 429"), "status 429"),
+        (Event("/x", outcome=Outcome.BYPASS, status=200, reason="no-store"), "no-store"),
+        (Event("/x", outcome=Outcome.MISS, status=200, cut=True), "not sent to its end"),
+    ],
+)
+def test_what_is_unusual_is_remarked(event: Event, remark: str) -> None:
+    """Why a request did not hit, failed, or broke off."""
+    line = for_people(AT, event, colour=False)
+    assert line.count(remark) == 1
+    assert "/x" in line
+
+
+def test_colours_are_for_terminals() -> None:
+    """Green is a hit, red a failure; without colour there is no escape in the line."""
+    assert "\x1b[32mHIT" in for_people(AT, HIT)
+    assert "\x1b[31mMISS" in for_people(AT, Event("/", outcome=Outcome.MISS, status=500))
+    assert "\x1b" not in for_people(AT, HIT, colour=False)
+
+
+def test_callers_cannot_move_the_cursor() -> None:
+    """Control characters of a model's name or a path are not printed, nor is all of a long one."""
+    line = for_people(AT, Event("/", model="\x1b[2J\r\nfake" + "x" * 500), colour=False)
+    assert "?[2J??fake" in line
+    assert len(line) < 200
+
+
+def test_the_first_bypass_of_a_kind_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each path and reason."""
+    bypass = Event("/v1/x", outcome=Outcome.BYPASS, reason="no-store")
+    other = Event("/v1/x", outcome=Outcome.BYPASS, reason="request body too large to be cached")
+    written(bypass, bypass, other, HIT)
+    said = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert said == [
+        "/v1/x goes past the cache: no-store",
+        "/v1/x goes past the cache: request body too large to be cached",
+    ]
+
+
+def test_a_pipe_that_is_full_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests go on at full speed; lines above the limit are dropped and counted."""
+    monkeypatch.setattr(journal, "MAX_WAITING", 100)
+    lines = Journal(out := Stuck(), as_json)
+    lines.record(HIT)
+    assert out.entered.wait(5)
+    began = time.monotonic()
+    for _ in range(150):
+        lines.record(HIT)
+    assert time.monotonic() - began < 1
+    assert lines.dropped == 50
+    out.free.set()
+    lines.close()
+    assert out.getvalue().count("\n") == 101
+
+
+def test_a_reader_that_left_is_no_fault() -> None:
+    """Serving goes on without a journal."""
+    lines = Journal(Gone(), as_json)
+    for _ in range(3):
+        lines.record(HIT)
+    lines.close()
+    lines.close()
+
+
+def test_the_summary() -> None:
+    """Requests by outcome, the ratio, what was saved; nothing if nothing was asked."""
+    metrics = Metrics()
+    assert summary(metrics) == ""
+    metrics.record(HIT)
+    metrics.record(Event("/", outcome=Outcome.MISS, status=200))
+    metrics.record(Event("/", status=404, reason="unknown_path"))
+    metrics.saved_seconds = 3725.0
+    said = summary(metrics)
+    assert said.startswith("3 requests: 1 HIT, 1 MISS, 1 refused. Hit ratio 50%.")
+    assert "1,234 tokens and 1 h 2 min of waiting" in said
