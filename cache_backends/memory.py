@@ -161,14 +161,16 @@ def size_of(entry: Entry) -> int:
             rest.append(generation.message)
     while rest:
         value = rest.pop()
-        if value is None or value is True or value is False:
-            continue
-        total += getsizeof(value)
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str:
             # A UTF-8 copy stays inside such a string once it was written out.
-            total += 0 if value.isascii() else 3 * len(value)
-        elif isinstance(value, dict):
+            total += getsizeof(value) + (0 if value.isascii() else 3 * len(value))
+        elif kind is dict:
+            total += getsizeof(value)
             rest += value.values()
-        elif isinstance(value, (list, tuple)):
+        elif kind is list or kind is tuple:
+            total += getsizeof(value)
             rest += value
+        elif value is not None and kind is not bool:
+            total += getsizeof(value)
     return total

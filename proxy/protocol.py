@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from functools import partial
 from typing import Any, ClassVar
 
 import httptools
@@ -13,7 +14,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as Cycle
 
 from proxy.dialects.base import openai_error
 from proxy.errors import BadRequest, HeadTooLarge, ProxyError
-from proxy.routes.caller import ABORT_EXTENSION
+from proxy.models import Headers
+from proxy.routes.caller import ABORT_EXTENSION, WHOLE_EXTENSION
 
 _NOT_HTTP = "This cannot be read as an HTTP/1.1 request; the connection is closed."
 _HEAD_TOO_LARGE = "The head of this request is above {} KiB; the connection is closed."
@@ -111,6 +113,7 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._stop_deadline()
         super().on_headers_complete()
+        self.scope["extensions"][WHOLE_EXTENSION] = {"send": partial(_send_whole, self.cycle)}
         self.cycle.transport = _JoiningTransport(self.transport, self.loop)
         if self.scope["http_version"] == "1.0":
             self.cycle.__class__ = _UnframedCycle
@@ -179,6 +182,33 @@ class Protocol(HttpToolsProtocol):
             self._expect_more()
         else:
             self.transport.close()
+
+
+def _send_whole(cycle: Cycle, status: int, headers: Headers, body: bytes) -> bool:
+    """Send an answer in one go, if nothing stands in the way: 7 us less than as ASGI messages.
+
+    `headers` have a content-length, and nothing of the connection's.
+    """
+    if cycle.disconnected or cycle.response_started or cycle.flow.write_paused:
+        return False
+    if cycle.scope["method"] == "HEAD" or cycle.scope["http_version"] != "1.1":
+        return False
+    headers = [*cycle.default_headers, *headers]
+    if not cycle.keep_alive:
+        headers.append((b"connection", b"close"))
+    head = b"".join([b"%b: %b\r\n" % header for header in headers])
+    if head.count(b"\n") != len(headers) or head.count(b"\r") != len(headers):
+        return False  # a value with a line end in it: uvicorn refuses it
+    head = b"%b%b\r\n" % (STATUS_LINE[status], head)
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    cycle.transport.write(head)
+    cycle.transport.write(body)
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+    return True
 
 
 class _JoiningTransport(asyncio.Transport):

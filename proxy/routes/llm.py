@@ -75,7 +75,7 @@ class LLMRoute:
         caller = exchange.caller
         body = await caller.body_in_one_piece()
         request = bytes_of(scope, body) if body is not None else None
-        known = self._memo.find(request) if request is not None else None
+        known = self._memo.find(request, scope["headers"]) if request is not None else None
         if known is not None:
             await self._ask(exchange, known)
         else:
@@ -105,7 +105,7 @@ class LLMRoute:
         inquiry = self._engine.inquire(call, dialect)
         await self._ask(exchange, inquiry)
         if request is not None and exchange.hit:
-            self._memo.add(request, inquiry)
+            self._memo.add(request, headers, inquiry)
 
     async def _ask(self, exchange: _Exchange, inquiry: Inquiry) -> None:
         exchange.reply = self._engine.at_hand(inquiry)
