@@ -173,9 +173,18 @@ def _serve_with_workers(settings: Settings, sockets: list[socket.socket]) -> int
         workers=settings.server.workers,
         **_options(settings),
     )
-    supervisor = Multiprocess(config, sockets)
-    supervisor.run()
-    return int(any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes))
+    workers = _Workers(config, sockets)
+    workers.run()
+    return int(any(process.exitcode == STARTUP_FAILURE for process in workers.processes))
+
+
+class _Workers(Multiprocess):
+    """uvicorn's keeper of processes."""
+
+    def terminate_all(self) -> None:
+        # While this process holds the port, the kernel lets callers in whom nobody will serve.
+        _close(self.sockets)
+        super().terminate_all()
 
 
 def worker_app() -> ServedApp:

@@ -78,16 +78,18 @@ async def begun_stream(connect: Connect, process: ProxyProcess, gate: Gate) -> R
     return raw
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 async def test_a_stream_that_runs_is_finished_before_the_end(
     launch: Launch,
     file: str,
     provider: FakeProvider,
     client: httpx.AsyncClient,
     connect: Connect,
+    workers: str,
 ) -> None:
     """After SIGTERM nobody new is let in, who is in gets his answer, and it is found later."""
     provider.script(Answer(chunk_gate=(gate := Gate())))
-    process = await launch("--cache", file)
+    process = await launch("--cache", file, "--workers", workers)
     raw = await begun_stream(connect, process, gate)
     process.terminate()
     await no_more_connections(process)
