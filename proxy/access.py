@@ -60,7 +60,8 @@ class Access:
         """
         if provider.api_key is None and not self._digests:
             return headers
-        bare = [pair for pair in headers if pair[0] not in CREDENTIAL_HEADERS | {COOKIE}]
+        dropped = CREDENTIAL_HEADERS | {COOKIE, provider.auth_header.encode()}
+        bare = [pair for pair in headers if pair[0] not in dropped]
         if provider.api_key is None:
             return bare
         if provider.auth_header == "authorization":

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import re
+import string
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -33,10 +34,17 @@ KEYED_HEADERS = frozenset(
         b"anthropic-beta",
         b"api-version",
         b"azureml-model-deployment",
+        b"extra-parameters",  # Azure AI: fields that the model does not know: drop or pass on?
+        b"helicone-model-override",
+        b"helicone-target-url",
         b"x-amzn-bedrock-guardrailidentifier",
         b"x-amzn-bedrock-guardrailversion",
         b"x-amzn-bedrock-trace",
         b"x-ms-model-mesh-model-name",
+        b"x-portkey-config",
+        b"x-portkey-custom-host",
+        b"x-portkey-provider",
+        b"x-portkey-virtual-key",
         b"x-vertex-ai-llm-request-type",
     }
 )
@@ -53,6 +61,7 @@ CREDENTIAL_HEADERS = frozenset(
         b"x-auth-token",
         b"cf-aig-authorization",
         b"helicone-auth",
+        b"x-portkey-api-key",
         b"ocp-apim-subscription-key",
         b"openai-organization",
         b"openai-project",
@@ -67,6 +76,11 @@ CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "acces
 
 # What a dialect knows of an object: the fields that hold known objects, or lists of them.
 Shape = Mapping[str, "Shape"]
+
+_QUOTE = re.compile(r"%([0-9A-Fa-f]{2})")
+_BROKEN_QUOTE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+# RFC 3986: unreserved, and what may stand in a path but parts it nowhere.
+_SAME_IF_QUOTED = frozenset(string.ascii_letters + string.digits + "-._~!$&'()*+,=:@")
 
 _MAX_EXACT = 2.0**53  # a float up to this is a whole number without loss
 _TOO_DEEP = "The body is nested too deeply: more than 250 levels."
@@ -143,15 +157,17 @@ def partition(scope: Scope, call: Call, secret: bytes) -> str:
         return "shared"
     if scope is Scope.CLIENT and call.client is not None:
         return f"client:{call.client}"
-    presented = [pair for pair in call.headers if pair[0] in CREDENTIAL_HEADERS]
+    named = CREDENTIAL_HEADERS
+    if call.provider.auth_header != "authorization":
+        named |= {call.provider.auth_header.encode()}
+    presented = [pair for pair in call.headers if pair[0] in named]
     if not presented:
         presented = [pair for pair in call.headers if pair[0] == COOKIE]
-    if call.query:
-        presented += [
-            (name.encode(), value.encode())
-            for name, value in _parameters(call.query)
-            if name.lower() in CREDENTIAL_PARAMETERS
-        ]
+    presented += [
+        (name.encode(), value.encode())
+        for name, value in _parameters(call.query)
+        if _names_caller(name)
+    ]
     return _credential_scope(tuple(presented), secret)
 
 
@@ -210,19 +226,29 @@ def _headers(headers: Headers, keyed: frozenset[bytes]) -> dict[str, str]:
 
 def _url(call: Call) -> str:
     """Where the question goes, without what names the caller."""
-    if not call.query:
-        return unquote(call.url)
-    kept = [
-        f"{name}={value}"
-        for name, value in _parameters(call.query)
-        if name.lower() not in CREDENTIAL_PARAMETERS
-    ]
-    base = unquote(call.url.partition("?")[0])
+    base = _level_quotes(call.url.partition("?")[0])
+    kept = [f"{name}={value}" for name, value in _parameters(call.query) if not _names_caller(name)]
     return f"{base}?{'&'.join(kept)}" if kept else base
 
 
+def _level_quotes(path: str) -> str:
+    """Undo the quotes that say nothing, as `%3A`. `%2F` is no slash, and so on: those stay."""
+    if "%" not in path or _BROKEN_QUOTE.search(path):
+        return path
+    return _QUOTE.sub(_unquoted, path)
+
+
+def _unquoted(quote: re.Match[str]) -> str:
+    char = chr(int(quote[1], 16))
+    return char if char in _SAME_IF_QUOTED else quote[0].upper()
+
+
+def _names_caller(parameter: str) -> bool:
+    return unquote(parameter).lower() in CREDENTIAL_PARAMETERS
+
+
 def _parameters(query: str) -> Iterable[tuple[str, str]]:
-    for pair in query.split("&"):
+    for pair in query.split("&") if query else ():
         name, _, value = pair.partition("=")
         yield name, value
 

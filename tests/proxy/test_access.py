@@ -66,6 +66,8 @@ def test_a_held_key_is_sent_in_the_providers_header() -> None:
     """As it is, where it is not `authorization`."""
     azure = Provider("azure", "https://a", api_key="k", auth_header="api-key")
     assert Access().dress([], azure) == [(b"api-key", b"k")]
+    house = Provider("house", "https://h", api_key="k", auth_header="x-house-key")
+    assert Access().dress([(b"x-house-key", b"theirs")], house) == [(b"x-house-key", b"k")]
 
 
 def test_a_client_token_goes_no_further() -> None:

@@ -282,10 +282,30 @@ def test_where_a_question_goes_is_in_the_key() -> None:
 
 def test_a_quoted_path_is_the_same_path() -> None:
     """boto3 writes `%3A` where others write a colon."""
+    assert id_at("/model/a:0%C3%A9/x") == id_at("/model/a%3a0%c3%a9/x")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("/d/a%2Fb/x", "/d/a/b/x"),
+        ("/d/%ff/x", "/d/%fe/x"),
+        ("/x%3Fapi-version=1/x", "/x?api-version=1/x"),
+        ("/d/%253A/x", "/d/%3A/x"),
+        ("/d/%%411/x", "/d/%A1/x"),
+    ],
+)
+def test_quotes_that_mean_something_stay(one: str, other: str) -> None:
+    """A quoted slash parts no path: two deployments, two answers."""
+    assert id_at(one) != id_at(other)
+
+
+def id_at(target: str) -> str:
+    """The id of the same request to this path and query."""
     call = call_with(orjson.dumps(REQUEST))
-    quoted = replace(call, url=call.url.replace("/v1/", "/v1%2F"))
-    ask, verdict = dialect.read(call), MAY
-    assert keys.question(quoted, ask, verdict).id == keys.question(call, ask, verdict).id
+    url = f"https://api.openai.com{target}"
+    call = replace(call, url=url, query=target.partition("?")[2])
+    return keys.question(call, dialect.read(call), MAY).id
 
 
 def test_both_strings_can_be_read() -> None:
@@ -421,6 +441,18 @@ def test_a_credential_in_the_query_parts() -> None:
     """Google's and others' keys stand there."""
     assert len({partition([], query=query) for query in ("", "key=a", "key=b", "token=a")}) == 4
     assert partition([], query="alt=sse") == partition([])
+    assert "sk-1" not in question(REQUEST, query="api%5Fkey=sk-1").keys[0].llm_string
+
+
+def test_the_header_of_the_providers_own_parts() -> None:
+    """Where keys come in a header that only this provider has."""
+    own = replace(PROVIDER, auth_header="x-house-key")
+
+    def parted(key: bytes) -> str:
+        call = call_with(b"{}", headers=[(b"x-house-key", key)], provider=own)
+        return keys.partition(Scope.CREDENTIAL, call, SECRET)
+
+    assert parted(b"a") != parted(b"b")
 
 
 def test_the_secret_matters_and_the_credential_is_not_told() -> None:
