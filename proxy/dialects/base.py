@@ -116,7 +116,7 @@ class OpenAIDialect(ABC):
             keys.canonical(echoed)  # not in the key, and yet to be written: not too deep for that
         return Ask(
             dialect=f"{self.name}/{self.version}",
-            parts=self.parts(asked),
+            parts=self.parts(asked, parameters),
             parameters=parameters,
             model=body["model"] if isinstance(body.get("model"), str) else "",
             body=body,
@@ -128,7 +128,9 @@ class OpenAIDialect(ABC):
             ignored=ignored,
         )
 
-    def parts(self, asked: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    def parts(
+        self, asked: dict[str, Any], parameters: dict[str, Any]
+    ) -> tuple[dict[str, Any], ...]:
         """Split what is asked into what is cached apart: one part, unless a dialect knows more."""
         return (asked,)
 

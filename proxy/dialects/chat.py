@@ -72,6 +72,8 @@ class Chat(OpenAIDialect):
             "logit_bias": ({},),
             "logprobs": (False,),
         },
+        # `tool_choice`, `parallel_tool_calls` and `top_logprobs` are missing here: vLLM takes them
+        # for "none", false and no logprobs at all when they are null, not when they are left out.
         nullable=frozenset(
             {
                 "audio",
@@ -87,7 +89,6 @@ class Chat(OpenAIDialect):
                 "model",  # AzureChatOpenAI: the deployment stands in the URL
                 "moderation",
                 "n",
-                "parallel_tool_calls",
                 "prediction",
                 "presence_penalty",
                 "reasoning_effort",
@@ -96,9 +97,7 @@ class Chat(OpenAIDialect):
                 "seed",
                 "stop",
                 "temperature",
-                "tool_choice",
                 "tools",
-                "top_logprobs",
                 "top_p",
                 "verbosity",
                 "web_search_options",
@@ -272,8 +271,9 @@ def _surroundings(
     ask: Ask, body: dict[str, Any], source: str, usage_with_choice: bool
 ) -> dict[str, Any]:
     """What is kept beside the first choice: all outside the choices, and how it came."""
-    # What repeats the request is not kept: another caller may get this answer.
-    echoes = [name for name in ask.echoed if name in body and body[name] == ask.echoed[name]]
+    # What repeats the request, also where the provider has changed it on the way, is not kept:
+    # another caller may get this answer.
+    echoes = [name for name, said in ask.echoed.items() if name in body and said is not None]
     envelope = {name: value for name, value in body.items() if name not in echoes}
     kept: dict[str, Any] = {"envelope": envelope, "source": source}
     if echoes:

@@ -69,7 +69,9 @@ class Completions(OpenAIDialect):
         ),
     )
 
-    def parts(self, asked: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    def parts(
+        self, asked: dict[str, Any], parameters: dict[str, Any]
+    ) -> tuple[dict[str, Any], ...]:
         """One part, also for a list of prompts: `best_of`, `seed` and `n` apply to all of them."""
         _check_prompt(asked.get("prompt"))
         if "suffix" in asked and asked["suffix"] is None:

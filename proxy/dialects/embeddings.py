@@ -17,6 +17,8 @@ from proxy.dialects.recorders import JsonRecorder
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head
 
+# Jina: each input is read in the context of the others. None can be known apart from them.
+_IN_CONTEXT = "late_chunking"
 _NUMBERS = frozenset({int, float})
 _NO_INPUTS = frozenset({bool, NoneType})
 
@@ -43,14 +45,16 @@ class Embeddings(OpenAIDialect):
         nullable=frozenset({"dimensions", "encoding_format"}),
     )
 
-    def parts(self, asked: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    def parts(
+        self, asked: dict[str, Any], parameters: dict[str, Any]
+    ) -> tuple[dict[str, Any], ...]:
         """One for each input. A list with numbers in it is one input: tokens."""
         inputs = asked.get("input")
         if isinstance(inputs, bool | int | float):
             raise UnreadableRequest(
                 f"input: expected text, or a list of texts or tokens, got {json_kind(inputs)}."
             )
-        if not isinstance(inputs, list):
+        if not isinstance(inputs, list) or parameters.get(_IN_CONTEXT):
             return (asked,)
         kinds = set(map(type, inputs))
         if not kinds.isdisjoint(_NO_INPUTS):

@@ -363,6 +363,21 @@ def test_what_repeats_the_request_repeats_the_current_one() -> None:
     assert plain(ask_for(), answers).keys().isdisjoint({"user", "metadata"})
 
 
+def test_what_repeats_the_request_in_other_words_is_not_kept() -> None:
+    """A provider may add to what it was given, or write it differently."""
+    ask = ask_for(user="ann", metadata={"run": 7})
+    answers = answered(ask, saying("Hi"), user="ANN@org", metadata={"run": "7", "tier": "x"})
+    assert plain(ask_for(), answers).keys().isdisjoint({"user", "metadata"})
+    assert plain(ask_for(user="bob"), answers)["user"] == "bob"
+
+
+@pytest.mark.parametrize("name", ["tool_choice", "parallel_tool_calls", "top_logprobs"])
+def test_a_null_that_some_provider_heeds_is_in_the_key(name: str) -> None:
+    """vLLM leaves tool calls as text, keeps one of several, tells no logprobs."""
+    body = {"model": "m", "messages": HELLO, "logprobs": True}
+    assert key_of(body) != key_of({**body, name: None})
+
+
 def test_what_only_looks_repeated_is_kept() -> None:
     """A provider's own `request_id` is part of its answer, unless the caller gives one."""
     answers = answered(ask_for(), saying("Hi"), request_id="theirs", metadata=None)

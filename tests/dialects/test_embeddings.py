@@ -177,6 +177,15 @@ def test_a_long_batch_is_a_part_for_each_input() -> None:
     assert replayed(ask, answers) == body
 
 
+def test_inputs_that_are_read_in_context_are_not_parted() -> None:
+    """Jina's `late_chunking`: in another batch, the same input has another embedding."""
+    asked = {"model": "m", "input": ["a", "b"]}
+    ask = read({**asked, "late_chunking": True})
+    assert ask.parts == ({"input": ["a", "b"]},)
+    assert record(ask, answer_to(["a", "b"], {})) is None
+    assert len(read({**asked, "late_chunking": False}).parts) == 2
+
+
 def test_a_stored_stranger_is_not_replayed() -> None:
     """Rows that another program wrote are recognised before they are told."""
     ask, answers = recorded("text")
