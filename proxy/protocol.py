@@ -115,7 +115,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.scope["extensions"][WHOLE_EXTENSION] = {"send": partial(_send_whole, self.cycle)}
         self.cycle.transport = _JoiningTransport(self.transport, self.loop)
-        if self.scope["http_version"] == "1.0":
+        if self.scope["http_version"] < "1.1":
             self.cycle.__class__ = _UnframedCycle
 
     def on_message_complete(self) -> None:
@@ -159,7 +159,7 @@ class Protocol(HttpToolsProtocol):
 
     def _cut(self) -> None:
         """End the connection so that what was sent cannot be taken for the whole."""
-        if self.scope["http_version"] == "1.0":
+        if self.scope["http_version"] < "1.1":
             # Here the end of the connection is the end of the body: only a reset is none.
             linger = (socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.transport.get_extra_info("socket").setsockopt(*linger)

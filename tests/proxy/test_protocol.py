@@ -199,10 +199,13 @@ async def test_an_offer_of_http_2_is_not_taken_up(
     assert told == [b"/1 body", b"/2 body", b"/3 body", b"/ ", b"/5 body"]
 
 
-async def test_a_caller_of_http_1_0_gets_no_chunks(serve: Serve, connect: Connect) -> None:
+@pytest.mark.parametrize("asked", [b"GET / HTTP/1.0\r\n\r\n", b"GET /\r\n\r\n"])
+async def test_a_caller_of_http_1_0_gets_no_chunks(
+    serve: Serve, connect: Connect, asked: bytes
+) -> None:
     """A body without a length ends with the connection."""
     raw = await connect(await serve(dripping(3), http=Protocol, lifespan="off"))
-    await raw.send_bytes(b"GET / HTTP/1.0\r\n\r\n")
+    await raw.send_bytes(asked)
     head, _, body = (await to_the_end(raw)).partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head
     assert b"connection: close" in head
