@@ -69,8 +69,8 @@ class Engine:
             verdict = _past_the_cache(verdict, "the cache is not available")
         elif not _parses_slowly(ask) and (why := keys.ambiguity(ask.raw, ask.body)):
             verdict = _past_the_cache(verdict, why)
-        if not verdict.may_write and ask.asks_usage_upstream:
-            ask = replace(ask, asks_usage_upstream=False)  # sent as it came: nothing is gained
+        if not verdict.may_write:
+            ask = _as_it_came(ask)
         question = keys.question(call, ask, verdict, self._keyed_headers)
         return Inquiry(call, dialect, ask, verdict, question)
 
@@ -117,7 +117,10 @@ class Engine:
         if not _parses_slowly(inquiry.ask):
             return inquiry
         why = await asyncio.to_thread(keys.ambiguity, inquiry.ask.raw, inquiry.ask.body)
-        return replace(inquiry, verdict=_past_the_cache(inquiry.verdict, why)) if why else inquiry
+        if not why:
+            return inquiry
+        verdict = _past_the_cache(inquiry.verdict, why)
+        return replace(inquiry, ask=_as_it_came(inquiry.ask), verdict=verdict)
 
     async def _cached_only(self, inquiry: Inquiry) -> Reply:
         """A stored answer or none: no flight is joined, the provider is not asked."""
@@ -262,6 +265,11 @@ def _parses_slowly(ask: Ask) -> bool:
 
 def _past_the_cache(verdict: Verdict, why: str) -> Verdict:
     return replace(verdict, may_read=False, may_write=False, reason=why)
+
+
+def _as_it_came(ask: Ask) -> Ask:
+    """The same, sent as it came: with nothing to store, nothing is gained by asking for usage."""
+    return replace(ask, asks_usage_upstream=False) if ask.asks_usage_upstream else ask
 
 
 def _serves(known: list[Freshness]) -> bool:

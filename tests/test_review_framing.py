@@ -43,3 +43,19 @@ async def test_a_stream_that_came_with_a_length_loses_it(
     assert "content-length" not in told.headers
     assert [each["choices"] for each in events(told.content)] == [[choice]]
     await live.settled()
+
+
+@pytest.mark.parametrize("size", [10, 20_000])
+async def test_what_goes_past_the_cache_goes_as_it_came(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, size: int
+) -> None:
+    """However long: written anew, an integer beyond 64 bits would become a float."""
+    live = await proxy()
+    body = b'{"seed":%d,"stream":true,"stream_options":{"x":1},"messages":[%b]}' % (
+        2**70,
+        orjson.dumps({"role": "user", "content": "x" * size}),
+    )
+    told = await client.post(live.origin + PATH, content=body, headers=MINE)
+    assert told.headers["x-cache"] == "BYPASS"
+    assert provider.calls[-1].body == body
+    await live.settled()

@@ -67,6 +67,19 @@ class Completions(OpenAIDialect):
                 "top_p",
             }
         ),
+        # In no answer that is known; if it is in one, it must reach nobody else.
+        echoed=frozenset(
+            {
+                "client_request_id",
+                "prompt_cache_key",
+                "prompt_cache_retention",
+                "request_id",
+                "safety_identifier",
+                "session_id",
+                "usage_context",
+                "user",
+            }
+        ),
     )
 
     def parts(

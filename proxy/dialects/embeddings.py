@@ -43,6 +43,8 @@ class Embeddings(OpenAIDialect):
         },
         neutral={"encoding_format": ("float",)},
         nullable=frozenset({"dimensions", "encoding_format"}),
+        # In no answer that is known; if it is in one, it must reach nobody else.
+        echoed=frozenset({"client_request_id", "request_id", "usage_context", "user"}),
     )
 
     def parts(
