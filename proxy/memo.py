@@ -40,7 +40,7 @@ class Memo:
         return None
 
     def add(self, request: RequestBytes, headers: Headers, inquiry: Inquiry) -> None:
-        size = _OVERHEAD_BYTES + 3 * (len(request[-1]) + inquiry.rendering.size)
+        size = _size(request, headers, inquiry)
         if size > MAX_ITEM_BYTES or self.find(request, headers) is not None:
             return
         variants = self._known.setdefault(request, [])
@@ -49,8 +49,17 @@ class Memo:
         if len(variants) > MAX_VARIANTS:
             self._bytes -= variants.pop(0)[-1]
         while self._bytes > self._max_bytes:
-            oldest = next(iter(self._known))
-            self._bytes -= sum(size for _, _, size in self._known.pop(oldest))
+            self.forget(next(iter(self._known)))
+
+    def forget(self, request: RequestBytes) -> None:
+        """Let go of a request, whoever sent it."""
+        self._bytes -= sum(size for _, _, size in self._known.pop(request, ()))
+
+
+def _size(request: RequestBytes, headers: Headers, inquiry: Inquiry) -> int:
+    _, path, query, body = request
+    head = len(path) + len(query) + sum(len(name) + len(value) for name, value in headers)
+    return _OVERHEAD_BYTES + 3 * (head + len(body) + inquiry.rendering.size)
 
 
 def bytes_of(scope: Mapping[str, Any], body: bytes) -> RequestBytes:

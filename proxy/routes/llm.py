@@ -76,10 +76,18 @@ class LLMRoute:
         body = await caller.body_in_one_piece()
         request = bytes_of(scope, body) if body is not None else None
         known = self._memo.find(request, scope["headers"]) if request is not None else None
-        if known is not None:
-            await self._ask(exchange, known)
+        if request is not None and known is not None:
+            await self._ask_again(exchange, request, known)
         else:
             await self._read(scope, exchange, request)
+
+    async def _ask_again(self, exchange: _Exchange, request: RequestBytes, known: Inquiry) -> None:
+        size = known.rendering.size
+        try:
+            await self._ask(exchange, known)
+        finally:
+            if known.rendering.size > size:  # the memo counts on the former answer
+                self._memo.forget(request)
 
     async def _read(self, scope: Scope, exchange: _Exchange, request: RequestBytes | None) -> None:
         headers: Headers = scope["headers"]

@@ -77,3 +77,25 @@ def test_large_ones_are_not_remembered() -> None:
     memo.add(asked(b"x" * MAX_ITEM_BYTES), HEADERS, inquiry())
     memo.add(asked(b"y"), HEADERS, inquiry(b"y" * MAX_ITEM_BYTES))
     assert len(memo) == 0
+
+
+def test_heads_count_too() -> None:
+    """A caller's headers and path may be far longer than what he asks."""
+    long = b"x" * (MAX_ITEM_BYTES // 4)
+    memo = Memo(max_bytes=2 * MAX_ITEM_BYTES)
+    for number in range(8):
+        memo.add(asked(b"%d" % number, path=long), HEADERS, inquiry())
+        memo.add(asked(b"%d" % number), [(b"x", long)], inquiry())
+    assert len(memo) == 2
+
+
+def test_what_is_forgotten_makes_room() -> None:
+    """For all who sent it."""
+    memo = Memo(max_bytes=3 * 4200)
+    for headers in (HEADERS, []):
+        memo.add(asked(), headers, inquiry())
+    memo.forget(asked())
+    assert len(memo) == 0
+    for number in range(3):
+        memo.add(asked(b"%d" % number), [], inquiry(b""))
+    assert len(memo) == 3
