@@ -55,7 +55,7 @@ def create_app(
     (Unix seconds) tells how old entries are. Raises ConfigError.
     """
     settings = settings or load_settings()
-    metrics, journal = Metrics(), build_journal()
+    metrics, journal = Metrics(), build_journal(settings)
 
     def listener(event: Event) -> None:
         metrics.record(event)
@@ -210,11 +210,10 @@ def build_access(settings: Settings) -> Access:
     )
 
 
-def build_journal() -> Journal:
-    """Lines for people on a terminal, else JSON lines."""
-    if sys.stdout.isatty():
-        return Journal(sys.stdout, for_people)
-    return Journal(sys.stdout, as_json)
+def build_journal(settings: Settings) -> Journal:
+    """Lines for people on a terminal, else JSON lines; none where only warnings are wanted."""
+    render = for_people if sys.stdout.isatty() else as_json
+    return Journal(sys.stdout if settings.server.log_level in ("debug", "info") else None, render)
 
 
 def build_ops(health: Health) -> FastAPI:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import weakref
 from functools import partial
 from typing import Any, ClassVar
 
@@ -113,7 +114,8 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._stop_deadline()
         super().on_headers_complete()
-        self.scope["extensions"][WHOLE_EXTENSION] = {"send": partial(_send_whole, self.cycle)}
+        send_whole = partial(_send_whole, weakref.ref(self.cycle))
+        self.scope["extensions"][WHOLE_EXTENSION] = {"send": send_whole}
         self.cycle.transport = _JoiningTransport(self.transport, self.loop)
         if self.scope["http_version"] < "1.1":
             self.cycle.__class__ = _UnframedCycle
@@ -184,12 +186,14 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def _send_whole(cycle: Cycle, status: int, headers: Headers, body: bytes) -> bool:
-    """Send an answer in one go, if nothing stands in the way: 7 us less than as ASGI messages.
+def _send_whole(reference: weakref.ref[Cycle], status: int, headers: Headers, body: bytes) -> bool:
+    """Send an answer in one go, if nothing stands in the way: a sixth less work than as messages.
 
-    `headers` have a content-length, and nothing of the connection's.
+    `headers` have a content-length, and nothing of the connection's. The reference is weak because
+    it lies in the scope, which the cycle holds: else both would wait for the garbage collector.
     """
-    if cycle.disconnected or cycle.response_started or cycle.flow.write_paused:
+    cycle = reference()
+    if cycle is None or cycle.disconnected or cycle.response_started or cycle.flow.write_paused:
         return False
     if cycle.scope["method"] == "HEAD" or cycle.scope["http_version"] != "1.1":
         return False

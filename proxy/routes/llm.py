@@ -190,7 +190,7 @@ class _Exchange:
         reply = self.reply
         if reply is None:
             return
-        reply.event.seconds = time.perf_counter() - self._began
+        reply.event.seconds = round(time.perf_counter() - self._began, 6)
         reply.event.cut = not self.caller.finished
         reply.release()
         if reply.close is not None:
