@@ -137,7 +137,7 @@ class Verdict:
 
     may_read: bool
     may_write: bool
-    reason: str = ""  # why it may not, for people: "no-store", "rule 2", "temperature 1.0"
+    reason: str = ""  # why it may not, for people: "no-store", "rule 2", "temperature above 0.5"
     scope: str = ""  # the partition: a keyed hash of a credential, a client's name, or "shared"
     namespace: str = ""
     sample: int = 0

@@ -199,7 +199,8 @@ def _heed_temperature(verdict: Verdict, ask: Ask, highest: float) -> Verdict:
         temperature = 1.0  # what providers take when it is left out
     if temperature <= highest:
         return verdict
-    reason = f"temperature {temperature}" if verdict.may_write else verdict.reason
+    # Reasons are counted: they must not be as many as there are numbers.
+    reason = f"temperature above {highest:g}" if verdict.may_write else verdict.reason
     return replace(verdict, may_read=False, may_write=False, reason=reason)
 
 

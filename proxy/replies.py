@@ -21,6 +21,9 @@ from proxy.upstream import Arrival
 # cookies) belongs to the exchange of the one who began it.
 SHARED_HEADERS = frozenset({b"content-type", b"retry-after", b"retry-after-ms", b"x-should-retry"})
 
+# Of a path or the name of a model, which callers make up: events wait in a queue, and are logged.
+MAX_TOLD_CHARS = 256
+
 
 class Replies:
     """Makes replies; `listener` is told of each request once its reply is sent or given up.
@@ -92,7 +95,7 @@ class Replies:
         """An answer that is none of the cache's business."""
         head = arrival.head
         event = Event(
-            passing.path,
+            passing.path[:MAX_TOLD_CHARS],
             provider=passing.provider.name,
             client=passing.client or "",
             outcome=Outcome.BYPASS,
@@ -166,10 +169,10 @@ def _told_live(inquiry: Inquiry, flight: Flight, event: Event) -> Telling:
 
 def _event(inquiry: Inquiry, outcome: Outcome) -> Event:
     return Event(
-        path=inquiry.call.path,
+        path=inquiry.call.path[:MAX_TOLD_CHARS],
         provider=inquiry.call.provider.name,
         dialect=inquiry.dialect.name,
-        model=inquiry.ask.model,
+        model=inquiry.ask.model[:MAX_TOLD_CHARS],
         client=inquiry.call.client or "",
         outcome=outcome,
         reason=inquiry.verdict.reason,

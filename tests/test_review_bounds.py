@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import orjson
+import pytest
 
 from tests.fakes.chat import MINE, PATH, asking
 from tests.fakes.live_proxy import StartProxy
@@ -15,7 +16,7 @@ async def test_a_request_whose_answer_has_grown_is_read_anew(
 ) -> None:
     """It was remembered for the size of another answer."""
     live = await proxy()
-    choice = {"index": 0, "message": {"content": "x" * 2**20}, "finish_reason": "stop"}
+    choice = {"index": 0, "message": {"content": "x" * 50_000}, "finish_reason": "stop"}
     provider.script(Answer(), Answer(body=orjson.dumps({"choices": [choice]})))
 
     async def ask(**headers: str) -> str:
@@ -30,3 +31,15 @@ async def test_a_request_whose_answer_has_grown_is_read_anew(
     assert await ask() == "HIT"
     assert len(memo) == 0
     await live.settled()
+
+
+async def test_of_a_long_name_only_the_beginning_is_logged(
+    proxy: StartProxy, client: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model may be called anything, at any length."""
+    live = await proxy()
+    url, body = live.origin + PATH, asking() | {"model": "m" * 100_000}
+    assert (await client.post(url, json=body, headers=MINE)).status_code == 200
+    await client.get(f"{live.base_url}/{'p' * 5_000}", headers=MINE)
+    live.app.journal.close()
+    assert [len(line) < 1_000 for line in capsys.readouterr().out.splitlines()] == [True, True]
