@@ -225,7 +225,7 @@ class Flights:
         self._clock = clock
         self._table: dict[Hashable, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unshared: dict[Hashable, float] = {}
+        self._unshared: dict[int, float] = {}  # by the hash of keys, which hold whole prompts
 
     def __len__(self) -> int:
         return len(self._tasks | {flight._task for flight in self._table.values()})
@@ -291,19 +291,19 @@ class Flights:
         if key is None:
             return
         if flight.stored:
-            self._unshared.pop(key, None)
+            self._unshared.pop(hash(key), None)
         elif flight.refused:
             while len(self._unshared) >= MAX_UNSHARED:
                 del self._unshared[next(iter(self._unshared))]
-            self._unshared[key] = self._clock() + UNSHARED_S
+            self._unshared[hash(key)] = self._clock() + UNSHARED_S
 
     def _is_unshared(self, key: Hashable) -> bool:
-        until = self._unshared.get(key)
+        until = self._unshared.get(hash(key))
         if until is None:
             return False
         if self._clock() < until:
             return True
-        del self._unshared[key]
+        del self._unshared[hash(key)]
         return False
 
     async def aclose(self) -> None:

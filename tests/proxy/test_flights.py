@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 
 import pytest
 
@@ -152,6 +154,23 @@ async def test_the_marks_are_bounded() -> None:
     assert flights.start(0, hang, worth_finishing=True).sharable
     assert not flights.start(1, hang, worth_finishing=True).sharable
     await flights.aclose()
+
+
+async def test_the_marks_hold_no_prompts() -> None:
+    """A question may have 32 MB, and ten thousand of them may be marked."""
+
+    class Key:
+        pass
+
+    flights, key = Flights(), Key()
+    flights.start(key, refusing(), worth_finishing=True)
+    await ended(flights)
+    assert not flights.start(key, saying(), worth_finishing=True).sharable
+    await ended(flights)
+    gone = weakref.ref(key)
+    del key
+    gc.collect()
+    assert gone() is None
 
 
 async def test_what_is_not_shared_waits_for_its_slowest_listener() -> None:
