@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from cache_backends.base import Entry, EntryCache, Key, Totals
 
@@ -120,7 +120,7 @@ class Store:
             except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
                 self._reading.failed(_describe("lookup", exc))
                 return None
-            if entry is None:
+            if not _is_of(entry, key):
                 return None
             found.append(entry)
         return found
@@ -135,9 +135,7 @@ class Store:
         if entries is None or len(entries) != len(keys):
             return [None] * len(keys)
         return [
-            # A backend that finds by digest or by likeness must not hand out another's answer.
-            entry if isinstance(entry, Entry) and entry.key == key else None
-            for key, entry in zip(keys, entries, strict=True)
+            entry if _is_of(entry, key) else None for key, entry in zip(keys, entries, strict=True)
         ]
 
     async def save(
@@ -195,6 +193,11 @@ class Store:
             return None
         breaker.succeeded()
         return result
+
+
+def _is_of(entry: object, key: Key) -> TypeGuard[Entry]:
+    """A backend that finds by digest or by likeness must not hand out another's answer."""
+    return isinstance(entry, Entry) and entry.key == key
 
 
 def _describe(what: str, exc: Exception) -> str:

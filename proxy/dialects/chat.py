@@ -203,7 +203,10 @@ class _StreamRecorder(EventRecorder):
     def answers(self) -> Answers | None:
         if not self._merge.has_choices(self._wanted):
             return None
-        return self._keep(self._merge.body(), "stream", self._merge.usage_with_choice)
+        answers = self._keep(self._merge.body(), "stream", self._merge.usage_with_choice)
+        if answers and not self._ended:  # the usage may have been cut off, not withheld
+            _info(answers[0][0]).pop("usage_withheld", None)
+        return answers
 
 
 def _check_messages(messages: Any) -> None:

@@ -164,7 +164,7 @@ def _calls(known: Any, entries: list[Any]) -> _Calls:
 
 
 def _grown(known: Any, value: Any) -> Any:
-    """Texts are joined, lists extended; of objects the first stands, of all else the last."""
+    """Texts are joined, lists extended; objects may be repeated; of all else the last stands."""
     if known is None:
         return _Text([value]) if isinstance(value, str) else value
     if isinstance(known, _Text) and isinstance(value, str):
@@ -173,7 +173,7 @@ def _grown(known: Any, value: Any) -> Any:
     if isinstance(known, list) and isinstance(value, str | list):
         return _extended(_parts(known), _parts(value))
     if isinstance(known, list | dict | _Growing) or isinstance(value, str | list | dict):
-        if type(known) is not dict or type(value) is not dict:
+        if type(known) is not dict or known != value:
             raise MergeError
         return known
     return value

@@ -336,6 +336,27 @@ def test_a_provider_that_never_streams_usage_is_believed() -> None:
     assert all("usage" not in chunk for chunk in told)
 
 
+def test_usage_may_have_been_cut_off() -> None:
+    """Without `[DONE]`, an answer that lacks usage serves nobody who would see it."""
+    ask = read(VECTORS["text_without_usage"]["request"])
+    head, raw = sent(VECTORS["text_without_usage"])
+    answers = record(ask, head, raw.replace(sse.DONE, b""))
+    assert answers is not None
+    assert not dialect.can_replay(streamed(ask, with_usage=True), answers)
+    assert dialect.can_replay(streamed(ask, with_usage=False), answers)
+
+
+@pytest.mark.parametrize(("second", "kept"), [({"a": 1}, True), ({"b": 2}, False)])
+def test_an_object_that_comes_in_parts_is_not_kept(second: Any, kept: bool) -> None:
+    """Nobody knows how to join an unknown one; one that is only repeated is whole."""
+    choices = [
+        {"index": 0, "delta": {"content": "Hi", "new": {"a": 1}}},
+        {"index": 0, "delta": {"new": second}, "finish_reason": "stop"},
+    ]
+    raw = sse.encode([orjson.dumps({"choices": [choice]}) for choice in choices]) + sse.DONE
+    assert (record(ask_for(stream=True), EVENT_HEAD, raw) is not None) is kept
+
+
 def test_a_plain_answer_without_usage_serves_everyone() -> None:
     """Where the provider tells no usage at all, a hit tells none either."""
     ask = ask_for()

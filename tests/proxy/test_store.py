@@ -71,7 +71,11 @@ async def test_what_is_not_the_entry_asked_for_is_a_miss(found: Any) -> None:
         async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
             return found  # type: ignore[no-any-return]  # that is the point
 
+        def peek(self, key: Key) -> Entry | None:
+            return found[0] if found and found[0] is not ENTRY else None
+
     assert await Store(Odd()).find([KEY]) == [None]
+    assert Store(Odd()).peek([KEY]) is None
 
 
 async def test_five_faults_in_ten_seconds_open_the_breaker() -> None:
