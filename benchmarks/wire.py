@@ -91,7 +91,7 @@ def _body(prompt: str, fields: dict[str, object]) -> bytes:
         "temperature": 0.7,
         **fields,
     }
-    return json.dumps(asked).encode()
+    return json.dumps(asked, separators=(",", ":")).encode()  # as OpenAI's clients write it
 
 
 def _completion(text: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import resource
@@ -54,11 +55,19 @@ def serve(settings: Settings, *, announce: Announce | None = None) -> int:
         if settings.server.workers > 1:
             (announce or _say_where)(settings)
             return _serve_with_workers(settings, sockets)
-        app = ServedApp(create_app(settings), ops)
+        app = _served(settings, ops)
         server = _Server(uvicorn.Config(app, **_options(settings)), app.drain)
         (announce or _say_where)(settings)
         server.run(sockets)
         return 0 if server.started else 1
+
+
+def _served(settings: Settings, ops: list[socket.socket]) -> ServedApp:
+    app = ServedApp(create_app(settings), ops)
+    # What is there now stays: the garbage collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def _allow_many_files() -> None:
@@ -192,7 +201,7 @@ def worker_app() -> ServedApp:
     settings = load_settings()
     configure_logging(settings.server.log_level)
     try:
-        return ServedApp(create_app(settings), _ops_sockets(settings))
+        return _served(settings, _ops_sockets(settings))
     except ConfigError as error:
         log.error("%s", error)
         sys.exit(STARTUP_FAILURE)  # which keeps the parent from trying again
@@ -278,6 +287,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,  # whoever asks could say that somebody else does
         "timeout_keep_alive": server.keep_alive_s,
         "timeout_graceful_shutdown": server.drain_s,
     }

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 import threading
+import tracemalloc
 
 import pytest
 
 from cache_backends import Entry, Generation, InMemoryCache, Key, MemoryCache
-from cache_backends.memory import size_of
+from cache_backends.memory import MAX_UNPACKED
 from tests.cache_backends.conformance import CountedConformance, LangChainConformance, entry_of
 from tests.fakes.clock import FakeClock
+
+
+def str_copy(text: str) -> str:
+    return text.encode().decode()
 
 
 class TestInMemoryCache(LangChainConformance):
@@ -53,14 +58,41 @@ class TestMemoryCache(CountedConformance):
         with pytest.raises(ValueError, match="max_bytes must be greater than 0"):
             MemoryCache(max_bytes=max_bytes)
 
-    async def test_peek_hands_out_what_was_put_in(
-        self, cache: MemoryCache, clock: FakeClock
-    ) -> None:
-        """The hot path copies nothing."""
+    async def test_peek_unpacks_once(self, cache: MemoryCache, clock: FakeClock) -> None:
+        """The hot path copies nothing: whoever asks again gets the same object."""
         entry = entry_of("prompt", clock)
         assert cache.peek(entry.key) is None
         await cache.put(entry)
-        assert cache.peek(Key.of("prompt", "llm")) is entry
+        found = cache.peek(Key.of("prompt", "llm"))
+        assert found == entry
+        assert cache.peek(entry.key) is found
+
+    async def test_what_is_replaced_is_not_told_again(
+        self, cache: MemoryCache, clock: FakeClock
+    ) -> None:
+        """An entry that lies there unpacked goes with its bytes."""
+        key = entry_of("prompt", clock).key
+        for text in ("first", "second"):
+            await cache.put(entry_of("prompt", clock, Generation(text)))
+            for _ in range(2):
+                found = cache.peek(key)
+                assert found is not None
+                assert found.generations == [Generation(text)]
+
+    async def test_few_entries_lie_there_unpacked(self, clock: FakeClock) -> None:
+        """Objects take more space than bytes: their number is bounded, and so is their size."""
+        cache = MemoryCache(max_bytes=100 * 2**20, clock=clock)
+        for number in range(2 * MAX_UNPACKED):
+            entry = entry_of(str(number), clock)
+            await cache.put(entry)
+            assert cache.peek(entry.key) == entry
+        assert len(cache._unpacked) == MAX_UNPACKED
+        for number in range(10):
+            large = entry_of(f"large {number}", clock, Generation("x" * 2**20))
+            await cache.put(large)
+            assert cache.peek(large.key) == large
+        assert cache._unpacked_bytes <= 100 * 2**20 // 16
+        assert len(cache._unpacked) < MAX_UNPACKED
 
     async def test_the_bound_holds(self, clock: FakeClock) -> None:
         """However much is stored, no more bytes are held than allowed; the newest is there."""
@@ -68,7 +100,7 @@ class TestMemoryCache(CountedConformance):
         for number in range(200):
             entry = entry_of(str(number), clock, Generation("x" * (number * 37 % 2000)))
             await cache.put(entry)
-            assert cache.peek(entry.key) is entry
+            assert cache.peek(entry.key) == entry
             assert (await cache.totals()).bytes <= 50_000
         held = (await cache.totals()).entries
         assert held > 5
@@ -80,7 +112,7 @@ class TestMemoryCache(CountedConformance):
         small, old = entry_of("small", clock), entry_of("large", clock)
         await cache.put_many([small, old])
         await cache.put(entry_of("large", clock, Generation("x" * 20_000)))
-        assert cache.peek(small.key) is small
+        assert cache.peek(small.key) == small
         assert cache.peek(old.key) is None
         assert (cache.evictions, cache.refused) == (0, 1)
 
@@ -91,17 +123,26 @@ class TestMemoryCache(CountedConformance):
         await cache.put(loved)
         for number in range(500):
             await cache.put(entry_of(str(number), clock))
-            assert await cache.get(loved.key) is loved
+            assert await cache.get(loved.key) == loved
 
-    def test_the_size_counts_what_python_holds(self, clock: FakeClock) -> None:
-        """A wide character makes a whole string wide; nested values and the key count too."""
-        plain = entry_of("p", clock, Generation("a" * 1000))
-        wide = entry_of("p", clock, Generation("a" * 999 + "🦜"))
-        assert size_of(wide) - size_of(plain) > 5000
-        long_key = entry_of("p" * 1000, clock, Generation("a" * 1000))
-        assert size_of(long_key) - size_of(plain) == 999
-        nested = entry_of("p", clock, Generation("a" * 1000, {"a": [{"b": ["c" * 500]}]}))
-        assert size_of(nested) - size_of(plain) > 500
+    async def test_the_bytes_that_are_counted_are_those_that_python_takes(
+        self, clock: FakeClock
+    ) -> None:
+        """What is told to be held is within a fifth of what the process has allocated for it."""
+        cache = MemoryCache(max_bytes=100 * 2**20, clock=clock)
+        entries = [
+            entry_of(f"🦜{number}" * 50, clock, Generation("a" * 700)) for number in range(500)
+        ]
+        tracemalloc.start()
+        try:
+            for entry in entries:
+                await cache.put(
+                    Entry(Key.of(*map(str_copy, entry.key[1:])), entry.generations, clock())
+                )
+            taken = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert (await cache.totals()).bytes == pytest.approx(taken, rel=0.2)
 
     async def test_async_methods_stay_on_the_loops_thread(self, cache: MemoryCache) -> None:
         """No method hops to another thread."""
