@@ -167,13 +167,19 @@ class Listener:
 
     async def wait_for_start(self, patience_s: float | None = None) -> bool:
         """Wait until there is something to tell; false if patience (seconds) ran out."""
+        if patience_s is None:
+            await self._start()
+            return True
         try:
             async with asyncio.timeout(patience_s):
-                while not self.flight.under_way:
-                    await self.flight._changed.wait()
+                await self._start()
         except TimeoutError:
             return self.flight.under_way
         return True
+
+    async def _start(self) -> None:
+        while not self.flight.under_way:
+            await self.flight._changed.wait()
 
     async def wait_for_end(self) -> None:
         """Wait until the errand is over; raises what it failed with."""

@@ -40,13 +40,21 @@ class Passage:
     async def run(self) -> Answers | None:
         if self._streamed:
             self._flight.begin(self._arrival.head)
+            await self._pass_on_events()
+        else:
+            await self._pass_on()
+        return self._recorder.finish() if self._recorder else None
+
+    async def _pass_on_events(self) -> None:
         try:
             async with self._limit:
-                async for chunk in self._arrival.chunks():
-                    await self._pass(chunk)
+                await self._pass_on()
         except TimeoutError:
             log.debug("the provider leaves the connection open after the last event")
-        return self._recorder.finish() if self._recorder else None
+
+    async def _pass_on(self) -> None:
+        async for chunk in self._arrival.chunks():
+            await self._pass(chunk)
 
     async def _pass(self, chunk: bytes) -> None:
         self.bytes += len(chunk)

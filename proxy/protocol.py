@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as Cycle
 from proxy.dialects.base import openai_error
 from proxy.errors import BadRequest, HeadTooLarge, ProxyError
 from proxy.models import Headers
-from proxy.routes.caller import ABORT_EXTENSION, WHOLE_EXTENSION
+from proxy.routes.caller import ABORT_EXTENSION, LEAVING_EXTENSION, WHOLE_EXTENSION
 
 _NOT_HTTP = "This cannot be read as an HTTP/1.1 request; the connection is closed."
 _HEAD_TOO_LARGE = "The head of this request is above {} KiB; the connection is closed."
@@ -47,6 +48,11 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower than asyncio's, as in uvicorn
         super().connection_made(transport)
+        self._leaving: set[Callable[[], None]] = set()
+        self._extensions: dict[str, dict[object, object]] = {
+            ABORT_EXTENSION: {"abort": self._cut},
+            LEAVING_EXTENSION: {"add": self._leaving.add, "discard": self._leaving.discard},
+        }
         # asyncio leaves Nagle's algorithm on where a socket does not say that it is TCP: each
         # answer then waits 40 ms for the client's delayed ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -103,8 +109,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = self._begun = True
-        extensions = self.scope.setdefault("extensions", {})
-        extensions[ABORT_EXTENSION] = {"abort": self._cut}
+        self.scope["extensions"] = {**self.scope.get("extensions", {}), **self._extensions}
 
     def on_headers_complete(self) -> None:
         if self._head_bytes > self.max_head_bytes and self._head_size() > self.max_head_bytes:
@@ -130,6 +135,8 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
         super().connection_lost(exc)
+        for give_up in tuple(self._leaving):
+            give_up()
 
     @property
     def _busy(self) -> bool:

@@ -67,9 +67,9 @@ async def test_targets_are_forwarded_raw(
 async def test_a_large_upload_streams(
     proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
 ) -> None:
-    """60 MB of a form go through without being gathered, byte for byte."""
+    """120 MB of a form go through without being gathered, byte for byte."""
     live, digest = await proxy(), hashlib.sha256()
-    pieces = 60 * 2**20 // len(PIECE)
+    pieces = 120 * 2**20 // len(PIECE)
 
     async def upload() -> AsyncIterator[bytes]:
         for _ in range(pieces):
@@ -85,7 +85,7 @@ async def test_a_large_upload_streams(
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert answer.json()["sha256"] == digest.hexdigest()
     assert answer.json()["size"] == pieces * len(PIECE)
-    assert grown < 20 * 2**10, f"{grown} KiB more"
+    assert grown < 60 * 2**10, f"{grown} KiB more"  # the fake provider itself keeps 16 MiB
     await live.settled()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
@@ -17,6 +18,8 @@ BODILESS = frozenset({204, 304})
 ABORT_EXTENSION = "llm_cache_proxy.abort"
 # The same: send an answer that is at hand in one go.
 WHOLE_EXTENSION = "llm_cache_proxy.whole"
+# The same: be told that the caller left, where ASGI needs a task of its own that waits for it.
+LEAVING_EXTENSION = "llm_cache_proxy.leaving"
 # What is handed to the server at a time; it holds about as much again for a caller who is slow.
 PIECE_BYTES = 64 * 2**10
 
@@ -82,21 +85,38 @@ class Caller:
         assert working is not None
         left = False
 
-        def give_up(leaving: asyncio.Task[None]) -> None:
+        def give_up() -> None:
             nonlocal left
-            if not leaving.cancelled():
-                left = working.cancel()
+            left = working.cancel()
 
-        leaving = asyncio.create_task(self._leave())
-        leaving.add_done_callback(give_up)
+        look_away = self._watch(give_up)
         try:
             await work
         except asyncio.CancelledError:
             if not left or working.uncancel() > 0:  # the server gives up, not the caller
                 raise
         finally:
-            leaving.remove_done_callback(give_up)
-            leaving.cancel()
+            look_away()
+
+    def _watch(self, give_up: Callable[[], None]) -> Callable[[], None]:
+        """Have `give_up` called when the caller leaves; return what ends that."""
+        leaving = self._extensions.get(LEAVING_EXTENSION)
+        if leaving is not None:
+            leaving["add"](give_up)
+            return partial(leaving["discard"], give_up)
+
+        def leave(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                give_up()
+
+        task = asyncio.create_task(self._leave())
+        task.add_done_callback(leave)
+
+        def look_away() -> None:
+            task.remove_done_callback(leave)
+            task.cancel()
+
+        return look_away
 
     async def _leave(self) -> None:
         if self.has_body:
