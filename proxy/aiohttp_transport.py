@@ -57,7 +57,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self._max_connections = max_connections
         self._keepalive_s = keepalive_s
         self._ssl = self._environment.ssl_context()
-        self._route = lru_cache(maxsize=512)(self._find_route)
+        self._route = lru_cache(maxsize=128)(self._find_route)
         # Opened by the first request, because aiohttp binds a session to the running loop.
         self._pool: aiohttp.ClientSession | None = None
         self._single: aiohttp.ClientSession | None = None

@@ -66,6 +66,7 @@ def create_app(
     flights = Flights(
         finish_abandoned_s=settings.upstream.finish_abandoned_s,
         max_backlog=settings.cache.max_entry,
+        max_all_backlogs=settings.server.max_backlog,
     )
     policy, access = build_policy(settings), build_access(settings)
     fetcher = Fetcher(

@@ -27,15 +27,33 @@ WINDOW_BYTES = 2**20
 UNSHARED_S = 120.0
 MAX_UNSHARED = 10_000
 
+# What all flights together may hold. Past it they are not shared any more, and go at the pace of
+# their listeners.
+MAX_ALL_BACKLOGS_BYTES = 512 * 2**20
+
 GIVEN_UP = "The request was given up."
 
 Errand = Callable[["Flight"], Coroutine[Any, Any, None]]
 
 
+class Backlogs:
+    """The bytes that all flights hold, and how many they may."""
+
+    def __init__(self, max_bytes: int = MAX_ALL_BACKLOGS_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return self.bytes > self.max_bytes
+
+
 class Flight:
     """What an errand has brought so far."""
 
-    def __init__(self, *, may_share: bool, finish_alone_s: float, max_backlog: int) -> None:
+    def __init__(
+        self, *, may_share: bool, finish_alone_s: float, max_backlog: int, backlogs: Backlogs
+    ) -> None:
         self.head: Head | None = None  # the provider's, once it answers
         self.found: Sequence[Entry] | None = None  # or what the cache had
         self.freshness = Freshness.FRESH
@@ -53,6 +71,7 @@ class Flight:
         self.sharable = may_share
         self._finish_alone_s = finish_alone_s
         self._max_backlog = max_backlog
+        self._backlogs = backlogs
         self._chunks: list[bytes] = []
         self._dropped = 0  # chunks that every listener has had, and that are gone
         self._bytes = 0
@@ -81,10 +100,20 @@ class Flight:
     def add(self, chunk: bytes) -> None:
         """Pass on a chunk."""
         self._chunks.append(chunk)
-        self._bytes += len(chunk)
-        if self._bytes > self._max_backlog:
+        self.weigh(len(chunk))
+        if self._bytes > self._max_backlog or self.crowded:
             self.sharable = False
         self._tell()
+
+    def weigh(self, size: int) -> None:
+        """Count bytes that are held for this flight, or (below 0) no longer."""
+        self._bytes += size
+        self._backlogs.bytes += size
+
+    @property
+    def crowded(self) -> bool:
+        """Do all flights together hold too much?"""
+        return self._backlogs.full
 
     def need_not_finish(self) -> None:
         """Nothing of it can be kept: it ends once nobody listens."""
@@ -106,7 +135,7 @@ class Flight:
     def _drop_what_all_had(self) -> None:
         had = min((each.position for each in self._listeners), default=self._end)
         gone = had - self._dropped
-        self._bytes -= sum(map(len, self._chunks[:gone]))
+        self.weigh(-sum(map(len, self._chunks[:gone])))
         del self._chunks[:gone]
         self._dropped = had
 
@@ -116,6 +145,14 @@ class Flight:
         if self._abandoned:
             self._abandoned.cancel()
         self._tell()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Once it is over and nobody listens, or can, nothing is held any more."""
+        saved = self.saving is None or self.saving.done()
+        if self.done and saved and not self._listeners:
+            self.weigh(-self._bytes)
+            self._chunks.clear()
 
     def _tell(self) -> None:
         self._changed.set()
@@ -134,6 +171,7 @@ class Flight:
     def leave(self, listener: Listener) -> None:
         self._listeners.discard(listener)
         self._taken.set()
+        self._let_go()
         if self._listeners or self.done or self._task is None:
             return
         if self._finish_alone_s <= 0:
@@ -224,10 +262,12 @@ class Flights:
         *,
         finish_abandoned_s: float = 60.0,
         max_backlog: int = MAX_BACKLOG_BYTES,
+        max_all_backlogs: int = MAX_ALL_BACKLOGS_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._finish_abandoned_s = finish_abandoned_s
         self._max_backlog = max_backlog
+        self.backlogs = Backlogs(max_all_backlogs)
         self._clock = clock
         self._table: dict[Hashable, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -254,6 +294,7 @@ class Flights:
             may_share=sharable,
             finish_alone_s=self._finish_abandoned_s if worth_finishing else 0.0,
             max_backlog=self._max_backlog,
+            backlogs=self.backlogs,
         )
         if sharable:
             self._table[key] = flight
@@ -291,6 +332,7 @@ class Flights:
     def _forget(self, key: Hashable, flight: Flight) -> None:
         if self._table.get(key) is flight:
             del self._table[key]
+        flight._let_go()
 
     def _remember(self, key: Hashable, flight: Flight) -> None:
         """Answers that cannot be kept must not make the next askers wait for each other."""

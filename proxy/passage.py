@@ -61,6 +61,7 @@ class Passage:
         self._record(chunk)
         if self._must_hold():
             self._held.append(chunk)
+            self._flight.weigh(len(chunk))
             return
         self.let_go()
         self._flight.add(chunk)
@@ -77,7 +78,7 @@ class Passage:
 
     def _must_hold(self) -> bool:
         if not self._streamed:
-            return self.bytes <= self._max_bytes
+            return self.bytes <= self._max_bytes and not self._flight.crowded
         if self._recorder is None or not self._recorder.ended:
             return False
         if self._timer is None:
@@ -94,5 +95,6 @@ class Passage:
         if self._flight.head is None:
             self._flight.begin(self._arrival.head)
         for chunk in self._held:
+            self._flight.weigh(-len(chunk))
             self._flight.add(chunk)
         self._held.clear()

@@ -217,7 +217,7 @@ class _Target(NamedTuple):
     host: str  # for people
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)  # URLs can be long
 def _target(url: str) -> _Target:
     if not (url.isascii() and url.isprintable()) or " " in url:
         raise BadRequest("the path of this request has characters that must be percent-encoded")

@@ -73,6 +73,8 @@ class Server(Section):
     """More names that clients may reach a loopback proxy by (their Host header)."""
     max_misses: PositiveInt = 1000
     """Misses in flight; more get 503 and Retry-After, hits are still served."""
+    max_backlog: Size = 512 * 2**20
+    """What all answers in flight may hold in memory; past it they go at their readers' pace."""
 
     @property
     def url(self) -> str:

@@ -20,6 +20,7 @@ from proxy.inquiry import Inquiry
 from proxy.memo import Memo, RequestBytes, bytes_of
 from proxy.models import Call, Event, Headers, Outcome, Passing, Reply
 from proxy.providers import Providers, Route, split_directives
+from proxy.replies import MAX_TOLD_CHARS
 from proxy.routes.caller import Caller, CallerLeft
 
 log = logging.getLogger("proxy.routes.llm")
@@ -168,7 +169,7 @@ class LLMRoute:
             headers.append((b"x-should-retry", b"false"))
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after))
-        event = Event(scope["path"], status=error.status, reason=error.code)
+        event = Event(scope["path"][:MAX_TOLD_CHARS], status=error.status, reason=error.code)
         exchange.reply = Reply(error.status, headers, body, event, lambda: self._listener(event))
         await exchange.caller.send(exchange.reply)
 

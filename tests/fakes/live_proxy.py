@@ -47,6 +47,7 @@ class LiveProxy:
         until = time.monotonic() + SETTLE_S
         while time.monotonic() < until:
             if not (self.provider.busy_connections or self._left_over() or self.app.flights):
+                assert self.app.flights.backlogs.bytes == 0
                 return
             await asyncio.sleep(0.005)
         calls = self.provider.busy_connections

@@ -10,7 +10,15 @@ import weakref
 import pytest
 
 from proxy.errors import ProxyError, UpstreamFailure
-from proxy.flights import MAX_UNSHARED, UNSHARED_S, WINDOW_BYTES, Errand, Flight, Flights
+from proxy.flights import (
+    MAX_UNSHARED,
+    UNSHARED_S,
+    WINDOW_BYTES,
+    Backlogs,
+    Errand,
+    Flight,
+    Flights,
+)
 from proxy.models import Head
 from tests.fakes.clock import FakeClock
 
@@ -213,8 +221,37 @@ async def test_a_flight_too_long_to_be_held_takes_nobody_in() -> None:
 
 def test_a_flight_tells_its_state() -> None:
     """In words, for logs and debuggers."""
-    flight = Flight(may_share=True, finish_alone_s=1.0, max_backlog=10)
+    flight = Flight(may_share=True, finish_alone_s=1.0, max_backlog=10, backlogs=Backlogs())
     assert repr(flight) == "<Flight waiting, 0 listening, 0 bytes>"
     flight.begin(HEAD)
     flight.add(b"abc")
     assert repr(flight) == "<Flight live, 0 listening, 3 bytes>"
+
+
+async def test_what_all_flights_hold_is_bounded() -> None:
+    """Past the bound an answer is not held for newcomers: it waits for its listener instead."""
+    flights = Flights(max_all_backlogs=2 * WINDOW_BYTES)
+
+    async def errand(flight: Flight) -> None:
+        flight.begin(HEAD)
+        for _ in range(8):
+            flight.add(b"x" * WINDOW_BYTES)
+            await flight.room()
+
+    listeners = [flights.start(n, errand, worth_finishing=True).listen() for n in range(4)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+        assert flights.backlogs.bytes <= 9 * WINDOW_BYTES  # of 32 that are there to be had
+    assert not any(flights.joinable(n) for n in range(4))
+    for listener in listeners:
+        assert sum([len(chunk) async for chunk in listener.chunks()]) == 8 * WINDOW_BYTES
+
+
+async def test_nothing_is_held_for_nobody() -> None:
+    """When the last listener has left, the bytes of what is over count no more."""
+    flights = Flights()
+    listener = flights.start("q", saying(b"one ", b"two"), worth_finishing=True).listen()
+    await ended(flights)
+    assert flights.backlogs.bytes == 7
+    listener.leave()
+    assert flights.backlogs.bytes == 0
