@@ -27,7 +27,7 @@ from proxy.replies import Replies
 from proxy.store import Store
 from proxy.upstream import Upstream
 
-# Above this the strict parse of a body is left for misses, and done off the loop.
+# Above this the strict parse of a body, where it is needed, is done off the loop.
 STRICT_PARSE_AT_ONCE_BYTES = 16 * 2**10
 
 
@@ -67,16 +67,19 @@ class Engine:
         verdict = self._policy.judge(call, ask, partition)
         if secret is None:
             verdict = _past_the_cache(verdict, "the cache is not available")
-        elif not _parses_slowly(ask) and (why := keys.ambiguity(ask.raw, ask.body)):
-            verdict = _past_the_cache(verdict, why)
+        unproven = not keys.is_plain(ask.raw, ask.body)
+        if unproven and len(ask.raw) <= STRICT_PARSE_AT_ONCE_BYTES:
+            unproven = False
+            if why := keys.ambiguity(ask.raw):
+                verdict = _past_the_cache(verdict, why)
         if not verdict.may_write:
             ask = _as_it_came(ask)
         question = keys.question(call, ask, verdict, self._keyed_headers)
-        return Inquiry(call, dialect, ask, verdict, question)
+        return Inquiry(call, dialect, ask, verdict, question, unproven)
 
     def at_hand(self, inquiry: Inquiry) -> Reply | None:
         """The reply, if the answer is in memory."""
-        if not inquiry.verdict.may_read:
+        if not inquiry.verdict.may_read or inquiry.unproven:
             return None
         began = time.perf_counter()
         found = self._store.peek(inquiry.question.keys)
@@ -90,9 +93,10 @@ class Engine:
 
     async def answer(self, inquiry: Inquiry) -> Reply:
         """The reply, from the cache or the provider; raises what went wrong instead."""
+        if inquiry.unproven:
+            inquiry = await self._strictly_parsed(inquiry)
         if inquiry.verdict.only_if_cached:
             return await self._cached_only(inquiry)
-        inquiry = await self._strictly_parsed(inquiry)
         key = self._flight_key(inquiry)
         flight, joined = self._board(inquiry, key)
         listener = flight.listen()
@@ -114,9 +118,7 @@ class Engine:
         return self._replies.passed_on(passing, arrival)
 
     async def _strictly_parsed(self, inquiry: Inquiry) -> Inquiry:
-        if not _parses_slowly(inquiry.ask):
-            return inquiry
-        why = await asyncio.to_thread(keys.ambiguity, inquiry.ask.raw, inquiry.ask.body)
+        why = await asyncio.to_thread(keys.ambiguity, inquiry.ask.raw)
         if not why:
             return inquiry
         verdict = _past_the_cache(inquiry.verdict, why)
@@ -257,10 +259,6 @@ async def _first_to_start(*listeners: Listener) -> Listener:
 
 def _answers(found: Sequence[Entry]) -> Answers:
     return [entry.generations for entry in found]
-
-
-def _parses_slowly(ask: Ask) -> bool:
-    return len(ask.raw) > STRICT_PARSE_AT_ONCE_BYTES
 
 
 def _past_the_cache(verdict: Verdict, why: str) -> Verdict:

@@ -99,7 +99,7 @@ class Explainer:
             dialect=ask.dialect,
             model=ask.model,
             stream=ask.stream,
-            cache=_cache(verdict, keys.ambiguity(ask.raw, ask.body)),
+            cache=_cache(verdict, keys.ambiguity(ask.raw)),
             ids=tuple(key.id for key in question.keys),
             prompts=tuple(key.prompt for key in question.keys),
             llm_string=question.keys[0].llm_string,

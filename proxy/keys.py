@@ -180,21 +180,28 @@ def _credential_scope(presented: tuple[tuple[bytes, bytes], ...], secret: bytes)
     return f"credential:{digest.hexdigest()}"
 
 
-def ambiguity(raw: bytes, parsed: Any) -> str:
+def is_plain(raw: bytes, parsed: Any) -> bool:
+    """Does a body say what was parsed of it to the letter? Then `ambiguity` would find nothing.
+
+    Most clients write JSON as orjson does. This takes 0.7 us where the strict parse takes 5.
+    """
+    try:
+        return orjson.dumps(parsed) == raw
+    except TypeError:
+        return False
+
+
+def ambiguity(raw: bytes) -> str:
     """Say what in a body two parsers may read differently, or "" if nothing is.
 
     orjson keeps the last of two equal names and turns integers beyond 64 bits into floats: two
     such requests could share a key and not an answer.
     """
-    # Most clients write JSON as orjson does: what it parsed is then all that was said. That takes
-    # 0.7 us, Python's parser 5.
     try:
-        if orjson.dumps(parsed) == raw:
-            return ""
         json.loads(raw, object_pairs_hook=_refuse_duplicates, parse_int=_refuse_huge)
     except _Ambiguous as found:
         return str(found)
-    except (TypeError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return "a body that only one JSON parser reads"
     return ""
 

@@ -59,3 +59,18 @@ async def test_what_goes_past_the_cache_goes_as_it_came(
     assert told.headers["x-cache"] == "BYPASS"
     assert provider.calls[-1].body == body
     await live.settled()
+
+
+@pytest.mark.parametrize("size", [10, 20_000])
+async def test_what_two_parsers_read_differently_never_hits(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, size: int
+) -> None:
+    """Not even the entry of the request that one of them takes it for."""
+    live = await proxy()
+    text = orjson.dumps([{"role": "user", "content": "x" * size}])
+    once, twice = b'{"n":1,"messages":%b}' % text, b'{"n":2,"n":1,"messages":%b}' % text
+    told = [
+        (await client.post(live.origin + PATH, content=body, headers=MINE)).headers["x-cache"]
+        for body in (once, once, twice, twice)
+    ]
+    assert told == ["MISS", "HIT", "BYPASS", "BYPASS"]
