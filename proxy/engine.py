@@ -75,7 +75,7 @@ class Engine:
         if not verdict.may_write:
             ask = _as_it_came(ask)
         question = keys.question(call, ask, verdict, self._keyed_headers)
-        return Inquiry(call, dialect, ask, verdict, question, unproven)
+        return Inquiry(call, dialect, ask, verdict, question, unproven=unproven)
 
     def at_hand(self, inquiry: Inquiry) -> Reply | None:
         """The reply, if the answer is in memory."""

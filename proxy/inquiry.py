@@ -56,6 +56,6 @@ class Inquiry:
     ask: Ask
     verdict: Verdict
     question: Question
+    rendering: Rendering = field(default_factory=Rendering, compare=False, repr=False)
     # A large body, of which is not known yet whether two parsers read it alike.
     unproven: bool = False
-    rendering: Rendering = field(default_factory=Rendering, compare=False, repr=False)
