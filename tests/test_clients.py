@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import shutil
 import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import orjson
@@ -22,6 +24,7 @@ from openai import AsyncOpenAI, AsyncStream
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.oracle import event, expected, expected_vector, tokens
 from tests.fakes.provider import Answer, FakeProvider
+from tests.fakes.raw_client import RawClient
 
 VECTORS = Path(__file__).parent / "dialects" / "vectors" / "chat"
 CREDENTIAL = "Bearer mine"
@@ -394,20 +397,42 @@ async def test_curl(proxy: StartProxy, provider: FakeProvider, stream: bool) -> 
 
 
 async def _curl(live: LiveProxy, stream: bool) -> tuple[str, bytes]:
-    """X-Cache and the body."""
+    """X-Cache and the body. Where there is no curl, its bytes are sent without it."""
+    body = orjson.dumps(JOKE | {"stream": stream})
+    path = f"{live.base_url}/chat/completions"
+    printed = await (_run_curl if shutil.which("curl") else _send_as_curl)(path, body)
+    head, _, body = printed.partition(b"\r\n\r\n")
+    lines = dict(line.split(": ", 1) for line in head.decode().lower().split("\r\n")[1:])
+    return lines["x-cache"].upper(), body
+
+
+async def _run_curl(url: str, body: bytes) -> bytes:
     process = await asyncio.create_subprocess_exec(
-        "curl",
-        *(["-N"] if stream else []),
-        *("-sS", "--noproxy", "*", "--include", f"{live.base_url}/chat/completions"),
+        *("curl", "-N", "-sS", "--noproxy", "*", "--include", url),
         *("-H", "Content-Type: application/json", "-H", f"Authorization: {CREDENTIAL}"),
-        *("-d", orjson.dumps(JOKE | {"stream": stream}).decode()),
+        *("-d", body.decode()),
         stdout=asyncio.subprocess.PIPE,
     )
     printed, _ = await process.communicate()
     assert process.returncode == 0
-    head, _, body = printed.partition(b"\r\n\r\n")
-    lines = dict(line.split(": ", 1) for line in head.decode().lower().split("\r\n")[1:])
-    return lines["x-cache"].upper(), body
+    return printed
+
+
+async def _send_as_curl(url: str, body: bytes) -> bytes:
+    """What curl 7.88 sends, to the letter."""
+    parts = urlsplit(url)
+    raw = await RawClient.connect(url)
+    await raw.send_bytes(
+        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: curl/7.88.1\r\n"
+        f"Accept: */*\r\nContent-Type: application/json\r\nAuthorization: {CREDENTIAL}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    status = await raw.head()
+    head = "".join(f"{name}: {value}\r\n" for name, value in raw.headers.items())
+    printed = f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + (await raw.rest()).body
+    await raw.aclose()
+    return printed
 
 
 def _text(body: bytes) -> str:
