@@ -144,7 +144,7 @@ class Engine:
         secret = self._store.scope_secret or b""
         caller = keys.partition(Scope.CREDENTIAL, inquiry.call, secret)
         echoed = orjson.dumps(inquiry.ask.echoed, option=orjson.OPT_SORT_KEYS)
-        return (inquiry.question.keys, caller, echoed, verdict)
+        return _FlightKey(inquiry.question.keys, caller, echoed, verdict)
 
     def _board(
         self, inquiry: Inquiry, key: Hashable, *, but: Flight | None = None
@@ -232,6 +232,22 @@ class Engine:
         await self._flights.aclose()
         await self._store.aclose()
         await self._upstream.aclose()
+
+
+class _FlightKey:
+    """Parts that must be equal. Hashed once: a verdict alone takes 2 us, and a flight six looks."""
+
+    __slots__ = ("_hash", "_parts")
+
+    def __init__(self, *parts: Hashable) -> None:
+        self._parts = parts
+        self._hash = hash(parts)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _FlightKey) and self._parts == other._parts
 
 
 def _shared(key: Hashable, inquiry: Inquiry, stream: bool) -> Hashable:
