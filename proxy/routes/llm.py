@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
@@ -61,7 +62,7 @@ class LLMRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = _Exchange(Caller(scope, receive, send, self._send_timeout_s))
         try:
-            await self._exchange(scope, exchange)
+            await self._answer(scope, exchange)
         except ProxyError as error:
             await self._tell(scope, exchange, error)
         except CallerLeft:
@@ -72,9 +73,10 @@ class LLMRoute:
         finally:
             await exchange.end()
 
-    async def _exchange(self, scope: Scope, exchange: _Exchange) -> None:
-        caller = exchange.caller
-        body = await caller.body_in_one_piece()
+    async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
+        if not scope.get("raw_path"):  # ASGI leaves it to the server
+            scope["raw_path"] = quote(scope["path"]).encode()
+        body = await exchange.caller.body_in_one_piece()
         request = bytes_of(scope, body) if body is not None else None
         known = self._memo.find(request, scope["headers"]) if request is not None else None
         if request is not None and known is not None:
