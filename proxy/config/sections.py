@@ -220,11 +220,11 @@ class Client(Section):
 
 class Admin(Section):
     token: SecretStr | None = None
-    """Opens the admin API. Better given as LLM_CACHE_PROXY_ADMIN__TOKEN than in a file."""
+    """For the admin API, which is to come. Better given as LLM_CACHE_PROXY_ADMIN__TOKEN."""
 
 
 class Ops(Section):
     host: str | None = None
-    """Where health, metrics and admin listen apart from the API. Unset: as [server]."""
+    """Where health probes listen apart from the API. Unset: as [server]."""
     port: Port | None = None
     """Unset: no listener of their own."""
