@@ -26,6 +26,7 @@ class CacheError(Exception):
     """A cache cannot do what was asked; the message names the store and what is wrong with it.
 
     What every backend raises to its caller: store full, locked, read-only, closed, out of reach.
+    The message is logged and shown to probes: it holds no password and nothing that was stored.
     """
 
 

@@ -16,6 +16,8 @@ from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import OPS_PATHS, Health
 from proxy.store import Store
 
+# How long the start waits for the cache.
+OPEN_S = 0.25
 # How often a cache that could not be reached at the start is tried again.
 REOPEN_S = 1.0
 
@@ -45,12 +47,11 @@ class Application:
         self.metrics = metrics
         self.journal = journal
         self._ops_paths: frozenset[str] = frozenset() if ops_apart else OPS_PATHS
-        self._begun = False
-        self._reopening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._ops_paths:
-            if not self._begun:  # a server without lifespan
+            if not self.health.started:  # a server without lifespan
                 await self.start()
             await self._llm(scope, receive, send)
         elif scope["type"] == "lifespan":
@@ -69,14 +70,15 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self) -> None:
-        """Open the cache. If it does not answer, requests are served without it until it does."""
-        self._begun = True
-        await self.store.start()
+        """Open the cache. If it does not answer soon, requests are served without it until it
+        does."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        await asyncio.wait({self._opening}, timeout=OPEN_S)
         self.health.started = True
-        if self.store.scope_secret is None:
-            self._reopening = asyncio.create_task(self._reopen())
 
-    async def _reopen(self) -> None:
+    async def _open(self) -> None:
+        await self.store.start()
         while self.store.scope_secret is None:
             await asyncio.sleep(REOPEN_S)
             await self.store.start()
@@ -84,8 +86,8 @@ class Application:
     async def aclose(self) -> None:
         """Let go of everything; what is being saved is saved first."""
         self.health.draining = True
-        if self._reopening is not None:
-            self._reopening.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
         await self.engine.aclose()
         self.journal.close()
         if sys.stdout.isatty() and (said := summary(self.metrics)):

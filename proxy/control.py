@@ -204,5 +204,4 @@ _MEMBERS = {
         _tags,
         f"at most {MAX_TAGS} of at most {MAX_TAG_CHARS} visible characters, such as (evals daily)",
     ),
-    "semantic": _Member("", _switch, ""),
 }

@@ -57,6 +57,7 @@ class Fetcher:
             stale = Freshness.STALE in known
             flight.serve(_all(found), Freshness.STALE if stale else Freshness.FRESH)
             return
+        flight.forwarded = self._forwarded(found)
         if self._misses >= self._max_misses:
             raise Overloaded("Too many answers are being fetched. Try again soon.", retry_after=1)
         self._misses += 1
@@ -64,6 +65,13 @@ class Fetcher:
             await self._fetch_or_fall_back(inquiry, flight, found, known)
         finally:
             self._misses -= 1
+
+    def _forwarded(self, found: Sequence[Entry | None]) -> str:
+        held = _all(found)
+        now = self._clock()
+        if any(each.expires_at is not None and each.expires_at <= now for each in held):
+            return "stale"
+        return "request" if held else ""
 
     async def _look_up(self, inquiry: Inquiry, flight: Flight) -> list[Entry | None]:
         question = inquiry.question

@@ -57,6 +57,7 @@ class Flight:
         self.head: Head | None = None  # the provider's, once it answers
         self.found: Sequence[Entry] | None = None  # or what the cache had
         self.freshness = Freshness.FRESH
+        self.forwarded = ""  # why what was found did not do: RFC 9211's "stale" or "request"
         self.partial = False  # part of the answer was stored, the rest was fetched
         self.answers: Answers | None = None  # what was recorded, once complete
         self.facts: AnswerFacts | None = None  # of it

@@ -93,9 +93,11 @@ def question(
     parts, parameters = ask.parts, ask.parameters
     ignored = ask.ignored
     for path in verdict.ignore:
+        before = parts, parameters
         parts = tuple(_without(part, path.split(".")) for part in parts)
         parameters = _without(parameters, path.split("."))
-        ignored += (Ignored(path, "a rule of the config"),)
+        if (parts, parameters) != before:
+            ignored += (Ignored(path, "a rule of the config"),)
     if verdict.level:
         parts = tuple(_levelled_texts(part, verdict.level) for part in parts)
     llm_string = canonical(

@@ -65,13 +65,13 @@ class Replies:
             ttl_left=None if expires_at is None else expires_at - now,
             timings=(("cache", lookup_s),),
         )
-        event = _event(inquiry, outcome)
+        event = event_of(inquiry, outcome)
         event.saved_seconds = rendering.saved_seconds
         return self._told(inquiry, rendering.body, rendering.facts, event, tell(telling))
 
     def from_recording(self, inquiry: Inquiry, flight: Flight, answers: Answers) -> Reply:
         """What somebody else's stream has brought, for one who asked for it in one piece."""
-        event = _event(inquiry, Outcome.COLLAPSED)
+        event = event_of(inquiry, Outcome.COLLAPSED)
         body = inquiry.dialect.replay(inquiry.ask, answers)
         facts = inquiry.dialect.facts(inquiry.ask, answers)
         return self._told(inquiry, body, facts, event, tell(_told_live(inquiry, flight, event)))
@@ -80,7 +80,7 @@ class Replies:
         """What the provider says, as it says it."""
         head = flight.head
         assert head is not None
-        event = _event(inquiry, _live_outcome(inquiry, flight, joined))
+        event = event_of(inquiry, _live_outcome(inquiry, flight, joined))
         event.status = head.status
         headers = [h for h in head.headers if h[0] in SHARED_HEADERS] if joined else head.headers
         headers = tell_after(headers, _told_live(inquiry, flight, event))
@@ -157,9 +157,11 @@ def _live_outcome(inquiry: Inquiry, flight: Flight, joined: bool) -> Outcome:
 
 def _told_live(inquiry: Inquiry, flight: Flight, event: Event) -> Telling:
     verdict = inquiry.verdict
+    refresh = verdict.may_write and not verdict.may_read
+    forwarded = "request" if refresh else flight.forwarded
     return Telling(
         event.outcome or Outcome.MISS,
-        forwarded="request" if verdict.may_write and not verdict.may_read else "",
+        forwarded=forwarded if event.outcome is Outcome.MISS else "",
         detail=verdict.reason or (flight.reason if flight.done else ""),
         entry_id=inquiry.question.id if verdict.may_write else "",
         stored=flight.stored if flight.done else None,
@@ -167,7 +169,8 @@ def _told_live(inquiry: Inquiry, flight: Flight, event: Event) -> Telling:
     )
 
 
-def _event(inquiry: Inquiry, outcome: Outcome) -> Event:
+def event_of(inquiry: Inquiry, outcome: Outcome | None = None) -> Event:
+    """What is known of a request before it is answered."""
     return Event(
         path=inquiry.call.path[:MAX_TOLD_CHARS],
         provider=inquiry.call.provider.name,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeGuard, TypeVar
 
-from cache_backends.base import Entry, EntryCache, Key, Totals
+from cache_backends.base import CacheError, Entry, EntryCache, Key, Totals
 
 log = logging.getLogger("proxy.store")
 
@@ -88,6 +88,7 @@ class Store:
         self._saving: set[asyncio.Task[bool]] = set()
         # Keys the digests of credentials. Until it is known, nothing can be looked up.
         self.scope_secret = scope_secret
+        self._warned = False
 
     @property
     def degraded(self) -> str:
@@ -95,7 +96,7 @@ class Store:
         for breaker in (self._reading, self._writing):
             if breaker.open:
                 return breaker.reason
-        return "" if self.scope_secret else self._reading.reason or "not started"
+        return "" if self.scope_secret else self._reading.reason or "it is being opened"
 
     async def start(self) -> None:
         """Learn the secret that all users of this store share. Asked again until it is known."""
@@ -110,6 +111,9 @@ class Store:
         )
         if fact is not None:
             self.scope_secret = fact.encode()
+        elif not self._warned:
+            self._warned = True
+            log.warning("requests go past the cache until it can be opened: %s", self.degraded)
 
     def peek(self, keys: Sequence[Key]) -> list[Entry] | None:
         """The entries of all keys, if all are at hand without waiting."""
@@ -189,7 +193,7 @@ class Store:
                     result = await call()
         except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
             breaker.failed(_describe(what, exc))
-            log.info("%s", _describe(what, exc))
+            log.debug("%s", _describe(what, exc))
             return None
         breaker.succeeded()
         return result
@@ -204,4 +208,6 @@ def _describe(what: str, exc: Exception) -> str:
     """Name a fault by its kind: the text of a foreign exception may hold keys or passwords."""
     if isinstance(exc, TimeoutError):
         return f"cache {what} took too long"
+    if isinstance(exc, CacheError):
+        return f"cache {what} failed: {exc}"
     return f"cache {what} failed: {type(exc).__name__}"

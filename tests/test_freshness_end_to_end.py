@@ -45,7 +45,7 @@ async def test_a_hit_tells_its_age_and_what_is_left(
     assert hit.headers["x-llm-cache-id"] == first.headers["x-llm-cache-id"]
     assert hit.headers["server-timing"].startswith("cache;dur=")
     clock.advance(3600)
-    assert tells(await ask())[0] == "MISS"
+    assert tells(await ask()) == ("MISS", "llm-cache-proxy; fwd=stale; stored")
     assert (await ask()).headers["age"] == "0"
     await live.settled()
 
@@ -73,7 +73,9 @@ async def test_a_caller_says_how_fresh_an_answer_must_be(
     ask = asker(client, live)
     await ask()
     clock.advance(100)
-    assert (await ask(saying(control))).headers["x-cache"] == outcome
+    told = tells(await ask(saying(control)))
+    assert told[0] == outcome
+    assert ("fwd=request" in told[1]) == (outcome == "MISS")
     await live.settled()
 
 

@@ -7,8 +7,9 @@ import asyncio
 import httpx
 import pytest
 
+from proxy.models import Event
 from tests.fakes.broken_cache import BrokenCache, Fault
-from tests.fakes.chat import PATH, asker, asking, words
+from tests.fakes.chat import MINE, PATH, asker, asking, words
 from tests.fakes.live_proxy import StartProxy
 from tests.fakes.oracle import chat_answer, chat_chunks, event, expected
 from tests.fakes.provider import Answer, FakeProvider, Gate
@@ -195,3 +196,18 @@ async def test_plain_askers_of_a_stream_without_an_end_share_one_more_call(
     assert {words(each.content) for each in await asyncio.gather(*plain)} == {JOKE}
     assert len(provider.calls) == 2
     await live.settled()
+
+
+async def test_the_line_of_a_failed_request_names_what_was_asked(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
+) -> None:
+    """Provider, dialect and model are known, also where an error of the proxy's own is told."""
+    live = await proxy()
+    await provider.stop()
+    told: list[Event] = []
+    live.app.journal.record = told.append
+    answer = await client.post(live.origin + PATH, json=asking(), headers=MINE)
+    assert answer.status_code == 502
+    (event,) = told
+    assert (event.provider, event.dialect, event.model) == ("openai", "chat", asking()["model"])
+    assert (event.outcome, event.status, event.reason) == (None, 502, "upstream_failure")

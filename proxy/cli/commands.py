@@ -83,6 +83,7 @@ def serve(
         "cache": {"url": cache},
     }
     with _told():
+        _find_own_modules()
         settings = _configure(config, given)
         from proxy.server import serve as run
 
@@ -123,6 +124,7 @@ def explain(
 ) -> None:
     """Print what the proxy would make of a request: its key, and what is left out of it and why."""
     with _told():
+        _find_own_modules()
         text = _read(file)
         from proxy.config import load_settings
         from proxy.explain import read_request
@@ -153,6 +155,11 @@ def _told() -> Iterator[None]:
     except (ConfigError, ProxyError) as error:
         typer.echo(f"llm-cache-proxy: {error}", err=True)
         raise typer.Exit(UNUSABLE) from None
+
+
+def _find_own_modules() -> None:
+    """A cache of one's own may lie in the current folder; it hides nothing that is installed."""
+    sys.path.append(str(Path.cwd()))
 
 
 def _configure(config: Path | None, given: dict[str, dict[str, Any]]) -> Settings:

@@ -38,7 +38,11 @@ class JokeProvider:
             await _send_json(send, {"error": {"message": "The demo has jokes only."}}, 404)
 
     async def _chat(self, request: dict[str, Any], send: _Send) -> None:
-        about = {"id": "chatcmpl-demo", "created": int(time.time()), "model": request["model"]}
+        about = {
+            "id": "chatcmpl-demo",
+            "created": int(time.time()),
+            "model": request.get("model") or "joker",
+        }
         if request.get("stream"):
             options = request.get("stream_options") or {}
             await _send_head(send, 200, b"text/event-stream")

@@ -21,7 +21,7 @@ from proxy.inquiry import Inquiry
 from proxy.memo import Memo, RequestBytes, bytes_of
 from proxy.models import Call, Event, Headers, Outcome, Passing, Reply
 from proxy.providers import Providers, Route, split_directives
-from proxy.replies import MAX_TOLD_CHARS
+from proxy.replies import MAX_TOLD_CHARS, event_of
 from proxy.routes.caller import Caller, CallerLeft
 
 log = logging.getLogger("proxy.routes.llm")
@@ -101,10 +101,12 @@ class LLMRoute:
         route = self._providers.route(path, query)
         dialect = self._dialects[route.dialect] if route.dialect else None
         exchange.dialect = dialect
+        exchange.provider, exchange.client = route.provider.name, client or ""
         if dialect is None or scope["method"] not in ASKING_METHODS:
             if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers):
                 raise NotSupported(_WEBSOCKETS)
-            await self._pass_on(scope, exchange, route, client, "path not cached", "method")
+            reason = f"{scope['method']} is not cached" if dialect else "path not cached"
+            await self._pass_on(scope, exchange, route, client, reason, "method")
             return
         reason = _past_reading(headers)
         body = None if reason else await exchange.caller.body(self._max_cacheable_body)
@@ -123,7 +125,7 @@ class LLMRoute:
         if exchange.reply is not None:
             await exchange.caller.send(exchange.reply)
             return
-        exchange.dialect = inquiry.dialect
+        exchange.dialect, exchange.inquiry = inquiry.dialect, inquiry
 
         async def answer() -> None:
             exchange.reply = await self._engine.answer(inquiry)
@@ -171,7 +173,8 @@ class LLMRoute:
             headers.append((b"x-should-retry", b"false"))
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after))
-        event = Event(scope["path"][:MAX_TOLD_CHARS], status=error.status, reason=error.code)
+        event = exchange.event(scope["path"])
+        event.status, event.reason = error.status, error.code
         exchange.reply = Reply(error.status, headers, body, event, lambda: self._listener(event))
         await exchange.caller.send(exchange.reply)
 
@@ -181,13 +184,23 @@ class _Exchange:
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
+        self.provider = self.client = ""
         self.dialect: Dialect | None = None
+        self.inquiry: Inquiry | None = None
         self.reply: Reply | None = None
         self._began = time.perf_counter()
 
     @property
     def hit(self) -> bool:
         return self.reply is not None and self.reply.event.outcome is Outcome.HIT
+
+    def event(self, path: str) -> Event:
+        """What is known so far, should it end with an error of the proxy's own."""
+        if self.inquiry is not None:
+            return event_of(self.inquiry)
+        dialect = self.dialect.name if self.dialect else ""
+        path = path[:MAX_TOLD_CHARS]
+        return Event(path, provider=self.provider, dialect=dialect, client=self.client)
 
     async def end(self) -> None:
         reply = self.reply

@@ -151,14 +151,15 @@ def test_explain_rules(tmp_path: Path) -> None:
     """The rules of a config are applied, and named for what they leave out."""
     config = tmp_path / "config.toml"
     config.write_text(
-        '[cache]\nscope = "shared"\n[[rules]]\nmodel = "gpt*"\nignore = ["metadata.run"]\n'
+        '[cache]\nscope = "shared"\n[[rules]]\nmodel = "gpt*"\nignore = ["x.run", "x.none"]\n'
         'level = [{pattern = "h.", replacement = "HI"}]\n'
     )
-    body = BODY | {"metadata": {"run": 1}, "x": {"y": 1}}
+    body = BODY | {"x": {"run": 1, "y": 1}}
     told = explained(tmp_path, body, "--config", str(config))
     assert "HI" in told["prompts"][0]
-    assert "metadata.run" in {path for path, _ in told["ignored"]}
-    assert json.loads(told["llm_string"])["scope"] == "shared"
+    assert {"x.run", "x.none"} & {path for path, _ in told["ignored"]} == {"x.run"}
+    llm_string = json.loads(told["llm_string"])
+    assert (llm_string["scope"], llm_string["parameters"]["x"]) == ("shared", {"y": 1})
 
 
 def test_explain_for_people(tmp_path: Path) -> None:
@@ -244,14 +245,32 @@ def port() -> int:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_serve(port: int, workers: str) -> None:
+def test_serve(port: int, workers: str, tmp_path: Path) -> None:
     """`python -m proxy serve` serves until it is told to stop, then exits with 0."""
     arguments = ["serve", "--port", str(port), "--workers", workers, "--log-level", "error"]
-    process = subprocess.Popen([sys.executable, "-m", "proxy", *arguments])
+    environment = os.environ | {"XDG_DATA_HOME": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-m", "proxy", *arguments], env=environment)
     try:
         _wait_for(f"http://127.0.0.1:{port}/healthz", process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_cache_of_ones_own_may_lie_in_the_current_folder(port: int, tmp_path: Path) -> None:
+    """As servers find the app that they are to serve."""
+    (tmp_path / "mine.py").write_text("from cache_backends import InMemoryCache as Mine\n")
+    command = [sys.executable, "-P", "-m", "proxy", "serve", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--cache", "mine:Mine"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/readyz", process)
     finally:
         process.kill()
         process.wait()

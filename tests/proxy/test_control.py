@@ -112,8 +112,6 @@ def test_own_no_store_counts_beside_event_stream() -> None:
         ("tags=()", Control()),
         ("sample=0", Control(sample=0)),
         ("sample=10000", Control(sample=10000)),
-        ("semantic=0.9", Control()),
-        ("semantic", Control()),
         ("", Control()),
         (f"namespace={'n' * 128}", Control(namespace="n" * 128)),
     ],

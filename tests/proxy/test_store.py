@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cache_backends.base import Entry, Generation, Key, NullCache
+from cache_backends.base import CacheError, Entry, Generation, Key, NullCache
 from cache_backends.memory import MemoryCache
 from cache_backends.plain import PlainCache
 from proxy.store import MAX_PENDING_SAVES, Breaker, Store
@@ -207,3 +207,20 @@ async def test_counting_is_not_needed() -> None:
         assert await store.totals() is None
     assert not store.degraded
     assert await kept(store) == [ENTRY]
+
+
+class Unopenable(NullCache):
+    async def fact(self, name: str, default: str) -> str:
+        raise CacheError("/var/cache.db: permission denied")
+
+
+async def test_why_a_cache_cannot_be_opened_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A backend's own words name the place; whoever starts the proxy sees them at once."""
+    store = Store(Unopenable())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            await store.start()
+    why = "cache opening failed: /var/cache.db: permission denied"
+    assert store.degraded == why
+    (said,) = [each.getMessage() for each in caplog.records if why in each.getMessage()]
+    assert said.startswith("requests go past the cache until it can be opened")
