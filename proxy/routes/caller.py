@@ -34,7 +34,7 @@ class Caller:
         self._send_timeout_s = send_timeout_s
         self._read: list[bytes] = []  # of the body, not handed out yet
         self._more = True  # may there be more of the body?
-        self._all_read = asyncio.Event()
+        self._all_read: asyncio.Event | None = None  # where somebody waits for it
         self.started = False  # has the head of a response been sent?
         self.finished = False  # and all of its body?
 
@@ -70,14 +70,17 @@ class Caller:
     async def _next(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self._more = False
-            self._all_read.set()
+            self._no_more()
             raise CallerLeft
-        self._more = message.get("more_body", False)
-        if not self._more:
-            self._all_read.set()
+        if not message.get("more_body", False):
+            self._no_more()
         body: bytes = message.get("body", b"")
         return body
+
+    def _no_more(self) -> None:
+        self._more = False
+        if self._all_read is not None:
+            self._all_read.set()
 
     async def unless_gone(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work; give it up when the caller leaves."""
@@ -119,7 +122,8 @@ class Caller:
         return look_away
 
     async def _leave(self) -> None:
-        if self.has_body:
+        if self.has_body and self._more:
+            self._all_read = asyncio.Event()
             await self._all_read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass

@@ -71,7 +71,9 @@ class LLMRoute:
             log.exception("a request failed by a fault of the proxy")
             await self._tell(scope, exchange, ProxyError(_OWN_FAULT))
         finally:
-            await exchange.end()
+            exchange.end()
+            if exchange.reply is not None and exchange.reply.close is not None:
+                await exchange.reply.close()
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         if not scope.get("raw_path"):  # ASGI leaves it to the server
@@ -202,15 +204,13 @@ class _Exchange:
         path = path[:MAX_TOLD_CHARS]
         return Event(path, provider=self.provider, dialect=dialect, client=self.client)
 
-    async def end(self) -> None:
+    def end(self) -> None:
         reply = self.reply
         if reply is None:
             return
         reply.event.seconds = round(time.perf_counter() - self._began, 6)
         reply.event.cut = not self.caller.finished
         reply.release()
-        if reply.close is not None:
-            await reply.close()
 
 
 def _raw(scope: Scope) -> tuple[str, str]:
