@@ -108,6 +108,5 @@ def _token_or_string(text: str) -> str:
 
 def _timings(telling: Telling) -> bytes:
     """The W3C's Server-Timing counts in milliseconds."""
-    return ", ".join(
-        [f"{name};dur={round(seconds * 1000, 2)}" for name, seconds in telling.timings]
-    ).encode()
+    told = [f"{name};dur={seconds * 1000:.2f}" for name, seconds in telling.timings]
+    return ", ".join(told).encode()

@@ -287,7 +287,7 @@ def _as_it_came(ask: Ask) -> Ask:
 
 
 def _serves(known: list[Freshness]) -> bool:
-    return all(each in (Freshness.FRESH, Freshness.STALE) for each in known)
+    return Freshness.UNUSABLE not in known and Freshness.IF_ERROR not in known
 
 
 def _outcome(known: list[Freshness]) -> Outcome:

@@ -81,7 +81,7 @@ def test_server_timing_counts_milliseconds() -> None:
     """Seconds go in, milliseconds come out, short and never in scientific notation."""
     timings = (("key", 0.0001), ("cache", 0.000204), ("upstream", 1234.5678))
     headers = dict(tell(Telling(Outcome.MISS, timings=timings)))
-    assert headers[b"server-timing"] == b"key;dur=0.1, cache;dur=0.2, upstream;dur=1234567.8"
+    assert headers[b"server-timing"] == b"key;dur=0.10, cache;dur=0.20, upstream;dur=1234567.80"
 
 
 def test_upstreams_cache_status_stays_in_front() -> None:
@@ -110,7 +110,7 @@ def test_upstreams_own_telling_does_not_contradict_ours() -> None:
     assert (b"age", b"7") in headers
     assert [value for name, value in headers if name == b"server-timing"] == [
         b"edge;dur=1",
-        b"upstream;dur=500.0",
+        b"upstream;dur=500.00",
     ]
 
 
