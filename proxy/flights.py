@@ -69,6 +69,7 @@ class Flight:
         self.lookup_s = 0.0
         self.error: ProxyError | None = None
         self.done = False
+        self.forgotten = False  # can nobody find it any more?
         self.sharable = may_share
         self._finish_alone_s = finish_alone_s
         self._max_backlog = max_backlog
@@ -150,8 +151,7 @@ class Flight:
 
     def _let_go(self) -> None:
         """Once it is over and nobody listens, or can, nothing is held any more."""
-        saved = self.saving is None or self.saving.done()
-        if self.done and saved and not self._listeners:
+        if self.done and self.forgotten and not self._listeners:
             self.weigh(-self._bytes)
             self._chunks.clear()
 
@@ -333,6 +333,7 @@ class Flights:
     def _forget(self, key: Hashable, flight: Flight) -> None:
         if self._table.get(key) is flight:
             del self._table[key]
+        flight.forgotten = True
         flight._let_go()
 
     def _remember(self, key: Hashable, flight: Flight) -> None:

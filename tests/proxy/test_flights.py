@@ -255,3 +255,28 @@ async def test_nothing_is_held_for_nobody() -> None:
     assert flights.backlogs.bytes == 7
     listener.leave()
     assert flights.backlogs.bytes == 0
+
+
+async def test_what_can_still_be_joined_is_still_held() -> None:
+    """A save has ended, the table does not know it yet: who comes now is told all or nothing."""
+    flights = Flights()
+    saving: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def errand(flight: Flight) -> None:
+        await saying(b"all of it")(flight)
+        flight.saving = asyncio.create_task(saved())
+
+    async def saved() -> bool:
+        return await saving
+
+    first = flights.start("q", errand, worth_finishing=True).listen()
+    await first.wait_for_end()
+    task = first.flight.saving
+    assert task is not None
+    task.get_loop().call_soon(saving.set_result, True)
+    while not task.done():
+        assert (joined := flights.joinable("q")) is first.flight
+        await asyncio.sleep(0)
+    first.leave()
+    joined = flights.joinable("q")
+    assert joined is None or joined.listen().backlog() == b"all of it"
