@@ -132,6 +132,9 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
         self._in_head, self._begun = True, False
         self._stop_deadline()
+        if not self.pipeline:
+            # A large body paused it, and nobody asks for more: his leaving would not be seen.
+            self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
@@ -155,7 +158,8 @@ class Protocol(HttpToolsProtocol):
         self._refused = True
         self._stop_deadline()
         if self._busy:
-            if self.cycle.response_started:
+            # With others in the pipeline, the cycle is the last of them: another is answered.
+            if self.pipeline or self.cycle.response_started:
                 self._cut()
                 return
             self.cycle.disconnected = True

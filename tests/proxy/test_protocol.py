@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from proxy.protocol import Protocol
-from proxy.routes.caller import ABORT_EXTENSION
+from proxy.routes.caller import ABORT_EXTENSION, LEAVING_EXTENSION
 from tests.fakes.raw_client import Connect, RawClient
 from tests.fakes.server import Serve
 
@@ -177,6 +177,38 @@ async def test_pipelined_requests_are_answered_in_order(serve: Serve, connect: C
         await raw.send_bytes(asked[start : start + 777])
     told = [await answer(raw) for _ in range(50)]
     assert told == [b"/%d %02d" % (number, number) for number in range(50)]
+
+
+async def test_nonsense_behind_a_pipeline_gets_into_no_answer(
+    serve: Serve, connect: Connect
+) -> None:
+    """The answer that is on its way is cut; the refusal would be taken for the rest of it."""
+    raw = await connect(await serve(dripping(3, 0.1), http=Protocol, lifespan="off"))
+    await raw.send_bytes(GET)
+    assert await raw.head() == 200
+    await raw.send_bytes(GET + b"no HTTP at all\r\n\r\n")
+    ending = await raw.rest()
+    assert not ending.complete
+    assert b"0,1,2,".startswith(ending.body)
+
+
+async def test_a_caller_is_seen_to_leave_after_a_large_body(serve: Serve, connect: Connect) -> None:
+    """Reading is not left paused once all of it has come."""
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["extensions"][LEAVING_EXTENSION]["add"](left.set)
+        while (await receive())["more_body"]:
+            pass
+        asked.set()
+        await left.wait()
+
+    raw = await connect(await serve(app, http=Protocol, lifespan="off"))
+    await raw.send("POST / HTTP/1.1\r\n", {"host": "h", "content-length": str(2**20)})
+    await raw.send_bytes(b"x" * 2**20)
+    await asyncio.wait_for(asked.wait(), 5)
+    raw.leave()
+    await asyncio.wait_for(left.wait(), 5)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
