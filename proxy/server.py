@@ -305,8 +305,9 @@ def configure_logging(level: str) -> None:
 
 
 def _is_not_a_cut(record: logging.LogRecord) -> bool:
-    """A stream that the provider broke off, or that outlasts the draining, is cut on purpose, and
-    told in the journal."""
+    """A stream that the provider broke off or that outlasts the draining, and one who takes nothing,
+    are cut on purpose, and told in the journal."""
     if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
         return False
-    return "without completing response" not in record.getMessage()
+    said = record.getMessage()
+    return not any(f"without {what} response" in said for what in ("starting", "completing"))

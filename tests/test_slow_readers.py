@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 import httpx
 import orjson
@@ -101,3 +102,23 @@ async def test_what_cannot_be_stored_goes_at_the_pace_of_its_reader(
     await asyncio.wait_for(call.finished.wait(), 5)
     assert call.aborted
     await live.settled()
+
+
+async def test_one_who_asks_ahead_and_takes_nothing_is_cut_off(
+    proxy: StartProxy, provider: FakeProvider, connect: Connect
+) -> None:
+    """Also where each answer is small: it waits behind those that he did not take."""
+    answer = chat_answer(asking(), "", PATH, 1)
+    answer["choices"][0]["message"]["content"] = "x" * 50_000
+    provider.script(Answer(body=orjson.dumps(answer)))
+    live = await proxy(server={"send_timeout_s": 0.2})
+    stuck = await connect(live.base_url, receive_buffer=4096)
+    for _ in range(300):
+        await stuck.post(PATH, asking(), MINE)
+    await asyncio.sleep(0.5)  # past his time
+    await live.settled()
+    taken = 0
+    with suppress(ConnectionError, asyncio.IncompleteReadError):
+        while taken < 300 and await stuck.head() == 200 and (await stuck.rest()).complete:
+            taken += 1
+    assert taken < 300

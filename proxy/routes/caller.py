@@ -143,15 +143,13 @@ class Caller:
             reply.headers.append((b"content-length", b"%d" % len(body)))
             if len(body) <= PIECE_BYTES and self._send_whole(reply, body):
                 return
-        await self._begin(reply)
-        if isinstance(body, bytes) and len(body) <= PIECE_BYTES:
-            await self._send({"type": "http.response.body", "body": body})
-            self.finished = True
-            return
         try:
-            async for chunk in _at_once(body) if isinstance(body, bytes) else body:
-                await self._send_chunk(chunk)
-            await self._patiently({"type": "http.response.body", "body": b""})
+            await self._begin(reply)
+            if not isinstance(body, bytes) or len(body) > PIECE_BYTES:
+                async for chunk in _at_once(body) if isinstance(body, bytes) else body:
+                    await self._send_chunk(chunk)
+                body = b""
+            await self._patiently({"type": "http.response.body", "body": body})
         except (UpstreamFailure, TimeoutError):
             await self.cut()
             return
@@ -180,7 +178,7 @@ class Caller:
         if reply.status in BODILESS:
             # The length that a 304 tells is that of a body which is not sent; uvicorn misses it.
             headers = [pair for pair in headers if pair[0] != b"content-length"]
-        await self._send(
+        await self._patiently(
             {"type": "http.response.start", "status": reply.status, "headers": headers}
         )
 
