@@ -305,8 +305,8 @@ def configure_logging(level: str) -> None:
 
 
 def _is_not_a_cut(record: logging.LogRecord) -> bool:
-    """A stream that the provider broke off or that outlasts the draining, and one who takes nothing,
-    are cut on purpose, and told in the journal."""
+    """A stream that the provider broke off or that outlasts the draining, and a caller who takes
+    nothing, are cut on purpose, and told in the journal."""
     if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
         return False
     said = record.getMessage()
