@@ -88,8 +88,9 @@ class Journal:
             self._closing.wait(GATHER_S)
             self._waiting.clear()
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            text = "\n".join([*lines, ""])
             try:
-                out.write("\n".join([*lines, ""]))
+                out.write(_writable(text, out))
                 out.flush()
             except (OSError, ValueError):
                 return  # nobody reads any more
@@ -103,6 +104,12 @@ class Journal:
             self._writer = None
         if self.dropped:
             log.warning("%s lines were dropped: nobody took them in time", self.dropped)
+
+
+def _writable(text: str, out: TextIO) -> str:
+    """The text in what `out` can write: not every terminal knows every character."""
+    encoding = out.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def as_json(at: float, event: Event) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeGuard, TypeVar
 
 from cache_backends.base import CacheError, Entry, EntryCache, Key, Totals
+from cache_backends.codec import CodecError
 
 log = logging.getLogger("proxy.store")
 
@@ -109,7 +110,7 @@ class Store:
             self._save_timeout_s,
             "opening",
         )
-        if fact is not None:
+        if isinstance(fact, str):
             self.scope_secret = fact.encode()
         elif not self._warned:
             self._warned = True
@@ -191,6 +192,9 @@ class Store:
             else:
                 async with asyncio.timeout(timeout_s):
                     result = await call()
+        except CodecError as exc:  # the answer's fault, not the backend's
+            log.debug("%s", _describe(what, exc))
+            return None
         except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
             breaker.failed(_describe(what, exc))
             log.debug("%s", _describe(what, exc))

@@ -170,3 +170,15 @@ def test_the_summary() -> None:
     said = summary(metrics)
     assert said.startswith("3 requests: 1 HIT, 1 MISS, 1 refused. Hit ratio 50%.")
     assert "1,234 tokens and 1 h 2 min of waiting" in said
+
+
+def test_what_a_terminal_cannot_show_is_spelt_out() -> None:
+    """One strange name does not end the lines of all others."""
+    raw = io.BytesIO()
+    lines = Journal(io.TextIOWrapper(raw, encoding="ascii", write_through=True), as_json)
+    for model in ("gpt-\N{PARROT}", "gpt-5"):
+        lines.record(Event("/v1", model=model, outcome=Outcome.MISS))
+        time.sleep(2 * journal.GATHER_S)
+    lines.close()
+    written_lines = raw.getvalue().decode("ascii").splitlines()
+    assert ["gpt-" in line for line in written_lines] == [True, True]

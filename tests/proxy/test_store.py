@@ -224,3 +224,13 @@ async def test_why_a_cache_cannot_be_opened_is_told_once(caplog: pytest.LogCaptu
     assert store.degraded == why
     (said,) = [each.getMessage() for each in caplog.records if why in each.getMessage()]
     assert said.startswith("requests go past the cache until it can be opened")
+
+
+async def test_an_answer_that_cannot_be_written_says_nothing_of_the_cache() -> None:
+    """It is not stored; the next one is, and nothing is skipped."""
+    store = Store(memory(), scope_secret=b"x")
+    odd = Entry(KEY, [Generation("said", {"at": object()})], stored_at=1.0)
+    for _ in range(2 * Breaker.FAULTS):
+        assert await store.save([odd], patience_s=1.0) is False
+    assert store.degraded == ""
+    assert await store.save([ENTRY], patience_s=1.0) is True
