@@ -7,7 +7,6 @@
     |- Unauthorized 401           client token missing or unknown
     |- Forbidden 403              foreign Host or Origin
     |- UnknownPath 404            no provider there, or not its base URL
-    |- TooLarge 413               a body above the limit
     |- HeadTooLarge 431           a request head above the limit
     |- NotSupported 501           WebSocket and the like
     |- UpstreamFailure 502        the provider could not be reached, or broke off
@@ -62,11 +61,6 @@ class Forbidden(ProxyError):
 class UnknownPath(ProxyError):
     status = 404
     code = "unknown_path"
-
-
-class TooLarge(ProxyError):
-    status = 413
-    code = "too_large"
 
 
 class HeadTooLarge(ProxyError):

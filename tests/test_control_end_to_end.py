@@ -10,22 +10,10 @@ import pytest
 
 from cache_backends.memory import MemoryCache
 from tests.fakes.broken_cache import BrokenCache, Fault
-from tests.fakes.chat import MINE, asker, asking
+from tests.fakes.chat import MINE, asker, asking, own, saying, tells
 from tests.fakes.clock import FakeClock
 from tests.fakes.live_proxy import StartProxy
 from tests.fakes.provider import Answer, FakeProvider, Gate
-
-
-def saying(control: str, name: str = "cache-control") -> dict[str, str]:
-    return {**MINE, name: control}
-
-
-def own(control: str) -> dict[str, str]:
-    return saying(control, "llm-cache-control")
-
-
-def tells(answer: httpx.Response) -> tuple[str, str]:
-    return answer.headers["x-cache"], answer.headers["cache-status"]
 
 
 async def test_a_hit_repeats_nothing_of_the_first_exchange(

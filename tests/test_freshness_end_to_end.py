@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 
-from tests.fakes.chat import MINE, asker, asking, words
+from tests.fakes.chat import asker, asking, own, saying, tells, words
 from tests.fakes.clock import FakeClock
 from tests.fakes.live_proxy import StartProxy
 from tests.fakes.oracle import expected
@@ -15,18 +15,6 @@ from tests.fakes.provider import Answer, FakeProvider, Gate
 
 JOKE = expected(asking(), credential="Bearer mine")
 HOUR = {"ttl": 3600}
-
-
-def saying(control: str, name: str = "cache-control") -> dict[str, str]:
-    return {**MINE, name: control}
-
-
-def own(control: str) -> dict[str, str]:
-    return saying(control, "llm-cache-control")
-
-
-def tells(answer: httpx.Response) -> tuple[str, str]:
-    return answer.headers["x-cache"], answer.headers["cache-status"]
 
 
 async def test_a_hit_tells_its_age_and_what_is_left(

@@ -20,6 +20,21 @@ def asking(prompt: str = "Tell me a joke", **fields: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": prompt}], **fields}
 
 
+def saying(control: str, name: str = "cache-control") -> dict[str, str]:
+    """Headers of a caller who asks something of the cache."""
+    return {**MINE, name: control}
+
+
+def own(control: str) -> dict[str, str]:
+    """The same, in the proxy's own header."""
+    return saying(control, "llm-cache-control")
+
+
+def tells(answer: httpx.Response) -> tuple[str, str]:
+    """What an answer says became of the request."""
+    return answer.headers["x-cache"], answer.headers["cache-status"]
+
+
 def words(body: bytes) -> str:
     """The text of the first choice, told as JSON or as events."""
     if not body.startswith(b"data: "):
