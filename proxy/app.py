@@ -21,6 +21,9 @@ from proxy.dialects.base import Dialect
 from proxy.dialects.chat import Chat
 from proxy.dialects.completions import Completions
 from proxy.dialects.embeddings import Embeddings
+from proxy.dialects.messages import Messages
+from proxy.dialects.responses import Responses
+from proxy.dialects.token_count import TokenCount
 from proxy.engine import Engine
 from proxy.errors import ConfigError
 from proxy.fetch import Fetcher
@@ -37,7 +40,16 @@ from proxy.store import Store
 from proxy.upstream import Limits, Upstream
 
 DIALECTS: Mapping[str, Dialect] = {
-    dialect.name: dialect for dialect in (Chat(), Completions(), Embeddings())
+    dialect.name: dialect
+    for dialect in (
+        Chat(),
+        Completions(),
+        Embeddings(),
+        Responses(),
+        TokenCount("input_tokens", Responses()),
+        Messages(),
+        TokenCount("count_tokens", Messages()),
+    )
 }
 
 

@@ -11,7 +11,7 @@ import hmac
 import json
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -66,6 +66,7 @@ CREDENTIAL_HEADERS = frozenset(
         b"openai-organization",
         b"openai-project",
         b"anthropic-workspace-id",
+        b"anthropic-user-profile-id",
     }
 )
 # Names the caller where nothing else does. Beside a key it is what a provider's edge has set (and
@@ -147,6 +148,26 @@ def _level_below(item: Any, shape: Shape) -> Any:
     if type(item) is list:
         return [level(each, shape) if type(each) is dict else each for each in item]
     return item
+
+
+def drop(
+    levelled: dict[str, Any], shape: Shape, names: frozenset[str], path: str = ""
+) -> Iterator[str]:
+    """Remove names from an object that `level` has made and from those in it that `shape` names.
+
+    Gives the path of each that was there: `messages.*.content.*.cache_control`.
+    """
+    for name in names & levelled.keys():
+        del levelled[name]
+        yield path + name
+    for name, below in shape.items():
+        item = levelled.get(name)
+        if type(item) is dict:
+            yield from drop(item, below, names, f"{path}{name}.")
+        elif type(item) is list:
+            for each in item:
+                if type(each) is dict:
+                    yield from drop(each, below, names, f"{path}{name}.*.")
 
 
 def _level_number(number: float) -> float:

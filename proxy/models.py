@@ -82,6 +82,17 @@ class Ignored(NamedTuple):
     why: str
 
 
+class Bounds(NamedTuple):
+    """What a request itself says of keeping its answer, whatever the operator's rules are."""
+
+    uncached: str = ""  # why it is neither stored nor told from the store: "background"
+    account: str = ""  # why only the account that asked may be told it again
+    keep_s: float | None = None  # the answer refers to what the provider keeps no longer than this
+
+
+UNBOUNDED = Bounds()
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What a Call asks, as its dialect reads it. JSON values, levelled where the dialect knows how.
@@ -101,6 +112,8 @@ class Ask:
     asks_usage_upstream: bool = False  # is usage asked of the provider on our own account?
     echoed: dict[str, Any] = field(default_factory=dict)  # answer fields that repeat the request's
     ignored: tuple[Ignored, ...] = ()
+    bounds: Bounds = UNBOUNDED
+    sampled: bool = True  # does a temperature play a part in the answer?
 
 
 class Scope(StrEnum):
@@ -123,7 +136,7 @@ class KeepRules:
     """Which complete answers are stored."""
 
     refuse_finish_reasons: frozenset[str] = frozenset(
-        {"content_filter", "error", "insufficient_system_resource"}
+        {"content_filter", "error", "insufficient_system_resource", "pause_turn", "refusal"}
     )
     tool_calls: bool = True
     unparsable_json: bool = False
@@ -201,6 +214,7 @@ class AnswerFacts:
     finish_reasons: tuple[str, ...] = ()
     has_tool_calls: bool = False
     broken_json: str = ""  # what should be JSON and does not parse: "choices[0].message.content"
+    unfinished: str = ""  # why the provider broke off, where that says nothing of the next try
     input_tokens: int | None = None
     output_tokens: int | None = None
 

@@ -24,8 +24,10 @@ from typing import TypeVar
 from cache_backends.base import Entry
 from proxy.errors import ConfigError
 from proxy.models import (
+    UNBOUNDED,
     AnswerFacts,
     Ask,
+    Bounds,
     Call,
     Control,
     Freshness,
@@ -110,7 +112,9 @@ class Policy:
                 break
         control = call.control if self._honour_client_control else _NOTHING_ASKED
         verdict = _heed(verdict, control, partition, self._max_ttl)
-        if verdict.keep.max_temperature is None:
+        if ask.bounds is not UNBOUNDED:
+            verdict = _heed_bounds(verdict, ask.bounds, self.scope)
+        if verdict.keep.max_temperature is None or not ask.sampled:
             return verdict
         return _heed_temperature(verdict, ask, verdict.keep.max_temperature)
 
@@ -137,6 +141,8 @@ class Policy:
             return verdict.reason
         if size > keep.max_bytes:
             return f"{_in_words(size)} is more than {_in_words(keep.max_bytes)}"
+        if facts.unfinished:
+            return f"unfinished: {facts.unfinished}"
         for reason in facts.finish_reasons:
             if reason.lower() in keep.refuse_finish_reasons:
                 return f"finish_reason {reason}"
@@ -191,9 +197,19 @@ def _bounded_ttl(
     return asked if limit is None else min(asked, limit)
 
 
+@lru_cache(maxsize=4096)
+def _heed_bounds(verdict: Verdict, bounds: Bounds, scope: Scope) -> Verdict:
+    refusal = bounds.uncached or (bounds.account if scope is Scope.SHARED else "")
+    if refusal:
+        reason = verdict.reason if not verdict.may_write else refusal
+        return replace(verdict, may_read=False, may_write=False, reason=reason)
+    if bounds.keep_s is None:
+        return verdict
+    ttl = bounds.keep_s if verdict.ttl is None else min(verdict.ttl, bounds.keep_s)
+    return replace(verdict, ttl=ttl, retain_stale=min(verdict.retain_stale, bounds.keep_s - ttl))
+
+
 def _heed_temperature(verdict: Verdict, ask: Ask, highest: float) -> Verdict:
-    if ask.dialect.startswith("embeddings/"):
-        return verdict  # nothing is sampled
     temperature = ask.body.get("temperature")
     if not isinstance(temperature, int | float):
         temperature = 1.0  # what providers take when it is left out

@@ -14,6 +14,7 @@ from proxy.models import Provider
 
 _PROVIDERS = (
     Provider("openai", "https://api.openai.com/v1"),
+    Provider("anthropic", "https://api.anthropic.com/v1"),
     Provider("groq", "https://api.groq.com/openai/v1"),
     Provider("nvidia", "https://integrate.api.nvidia.com/v1"),
     Provider("fireworks", "https://api.fireworks.ai/inference/v1", include_usage=False),
@@ -55,6 +56,9 @@ EXAMPLE_BASE_URL: Mapping[str, str] = MappingProxyType(
         "watsonx": "https://REGION.ml.cloud.ibm.com/ml/gateway/v1",
     }
 )
+
+# Whose own clients add the `/v1` of the base URL by themselves.
+CLIENTS_WANT_ORIGIN = frozenset({"anthropic"})
 
 # First segments of the proxy's own paths: no provider can be called so.
 RESERVED_NAMES = frozenset({"v1", "admin", "healthz", "readyz", "metrics"})

@@ -16,7 +16,7 @@ from functools import lru_cache
 from proxy.config import Settings
 from proxy.errors import BadRequest, UnknownPath
 from proxy.models import Provider
-from proxy.provider_table import EXAMPLE_BASE_URL, KNOWN
+from proxy.provider_table import CLIENTS_WANT_ORIGIN, EXAMPLE_BASE_URL, KNOWN
 
 # Each (path, query) is worked out once while it is among the latest so many.
 MAX_ROUTES = 4096
@@ -25,6 +25,19 @@ _MAX_SHOWN = 80
 
 # Ends of paths that are other APIs: Mistral's fill-in-the-middle and agents, Ollama's own.
 _OTHER_APIS = {"fim/completions", "agents/completions", "api/embeddings"}
+
+# How a path ends, and the dialect spoken there.
+_TWO_WORDS = {
+    "chat/completions": "chat",
+    "responses/input_tokens": "input_tokens",
+    "messages/count_tokens": "count_tokens",
+}
+_ONE_WORD = {
+    "completions": "completions",
+    "embeddings": "embeddings",
+    "responses": "responses",
+}
+_ANTHROPIC = frozenset({"messages", "count_tokens"})
 
 # Printable ASCII but the backslash, which some servers take for a slash, and what starts a query
 # or a fragment. Everything else in a path is percent-encoded (RFC 3986 3.3).
@@ -43,7 +56,7 @@ class Route:
     provider: Provider
     path: str  # raw, below the provider's origin: "/openai/v1/chat/completions"
     url: str  # raw, with the query
-    dialect: str | None = None  # "chat", "completions", "embeddings"; None: only passed through
+    dialect: str | None = None  # "chat", "messages", ...; None: only passed through
 
 
 class Providers:
@@ -82,16 +95,21 @@ class Providers:
             raise UnknownPath(self._way_out(path, first))
         if not provider.base_url:
             raise UnknownPath(_unconfigured(provider.name))
+        dialect = _dialect(rest, below.startswith(f"{provider.base_url}/"))
+        if dialect in _ANTHROPIC and provider.base_url == KNOWN["openai"].base_url:
+            # It would be handed the caller's key for Anthropic, to say 404.
+            base_url = self._base_url("anthropic")
+            raise UnknownPath(f"OpenAI has no /{rest}. For Anthropic use {base_url} as base_url.")
         return Route(
             provider,
             path=below.removeprefix(_origin(provider.base_url)) or "/",
             url=f"{below}?{query}" if query else below,
-            dialect=_dialect(rest, below.startswith(f"{provider.base_url}/")),
+            dialect=dialect,
         )
 
     def _way_out(self, path: str, first: str) -> str:
         here = self._proxy_url
-        if first in ("chat", "completions", "embeddings", "responses", "models"):
+        if first in ("chat", "completions", "embeddings", "responses", "messages", "models"):
             return f"/{first} is not below a base URL. Use {here}/v1 as base_url."
         names = [*self._table, "v1"]
         name = first[:_MAX_SHOWN]
@@ -108,7 +126,8 @@ class Providers:
         if name == "v1":
             return f"{self._proxy_url}/v1"
         url = self._table[name].base_url
-        return f"{self._proxy_url}/{name}{url.removeprefix(_origin(url))}"
+        below = "" if name in CLIENTS_WANT_ORIGIN else url.removeprefix(_origin(url))
+        return f"{self._proxy_url}/{name}{below}"
 
 
 def build_providers(settings: Settings) -> Providers:
@@ -126,19 +145,27 @@ def split_directives(path: str) -> tuple[str | None, str]:
     return directives, slash + rest or "/"
 
 
+def error_dialect(path: str) -> str:
+    """Name the dialect in which whoever asks for this path expects errors."""
+    segments = path.split("/")
+    return "messages" if segments[1:2] == ["anthropic"] or "messages" in segments[-2:] else "chat"
+
+
 def _dialect(path: str, below_base_url: bool) -> str | None:
     """Name the dialect that a POST to the path speaks, by the path's end.
 
-    Right at the origin of a provider whose base URL is elsewhere, `/completions` and `/embeddings`
-    are its own API: llama.cpp's server.
+    Right at the origin of a provider whose base URL is elsewhere, only two-word ends are known:
+    `/completions` and `/embeddings` there are llama.cpp's own API.
     """
     before, _, last = path.rpartition("/")
-    end = f"{before.rpartition('/')[2]}/{last}"
-    if end == "chat/completions":
-        return "chat"
-    if last not in ("completions", "embeddings") or end in _OTHER_APIS:
+    parent = before.rpartition("/")[2]
+    if dialect := _TWO_WORDS.get(f"{parent}/{last}"):
+        return dialect
+    if f"{parent}/{last}" in _OTHER_APIS or not (before or below_base_url):
         return None
-    return last if before or below_base_url else None
+    if last == "messages":  # those of a thread are OpenAI's assistants'
+        return "messages" if parent in ("", "v1") else None
+    return _ONE_WORD.get(last)
 
 
 def _provider(name: str, settings: Settings) -> Provider:

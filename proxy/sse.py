@@ -69,3 +69,8 @@ class Decoder:
 def encode(events: Iterable[bytes]) -> bytes:
     """Render the data of events, each on one line, as a stream."""
     return b"".join(b"data: %b\n\n" % event for event in events)
+
+
+def encode_named(events: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Render events, each a name and its data on one line, as a stream."""
+    return b"".join(b"event: %b\ndata: %b\n\n" % event for event in events)

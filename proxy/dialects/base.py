@@ -1,4 +1,4 @@
-"""What every dialect does, and what those of OpenAI's family share.
+"""What every dialect does, and what all share whose requests are one JSON object.
 
 A dialect reads and writes bytes and never waits. It turns a Call into an Ask, listens to the
 provider's answer through a Recorder, and tells a stored answer again with `replay`.
@@ -15,9 +15,13 @@ import orjson
 
 from proxy import keys
 from proxy.errors import ProxyError, UnreadableRequest
-from proxy.models import AnswerFacts, Answers, Ask, Call, Head, Ignored
+from proxy.models import UNBOUNDED, AnswerFacts, Answers, Ask, Bounds, Call, Head, Ignored
 
-_STREAM_OPTIONS = b'{"stream_options":{"include_usage":true},'
+# Why a field is not in the key, where several dialects say the same.
+TELLING = "says how to tell the answer"
+CALLER = "names the caller"
+CACHING = "the provider's own cache: speed and price"
+QUEUE = "place in the queue, and price"
 
 
 class Recorder(Protocol):
@@ -97,19 +101,22 @@ class Fields:
     nullable: frozenset[str]  # known fields whose null says the same as leaving them out
     echoed: frozenset[str] = frozenset()  # repeated in the answer
     shape: keys.Shape = field(default_factory=dict)  # the objects that may be levelled
+    # Names in any of these objects that are not in the key: where the provider's own cache begins.
+    marks: frozenset[str] = frozenset()
 
 
-class OpenAIDialect(ABC):
-    """What chat, completions and embeddings share: one JSON object in, `error` objects out."""
+class JsonDialect(ABC):
+    """Reads one JSON object with the help of its table, and tells errors as OpenAI does."""
 
     name: str
     version: int
     fields: Fields
+    sampled = True  # does a temperature play a part in the answers?
 
     def read(self, call: Call) -> Ask:
         body = parse_object(call.body)
         stream = self._stream(body)
-        wants_usage = not stream or _includes_usage(body)
+        wants_usage, asks_usage_upstream = self._usage(call, body, stream)
         asked, parameters, ignored = self._split(body)
         echoed = {name: body[name] for name in body if name in self.fields.echoed}
         if echoed:
@@ -123,10 +130,16 @@ class OpenAIDialect(ABC):
             raw=call.body,
             stream=stream,
             wants_usage=wants_usage,
-            asks_usage_upstream=not wants_usage and call.provider.include_usage,
+            asks_usage_upstream=asks_usage_upstream,
             echoed=echoed,
             ignored=ignored,
+            bounds=self.bounds(body),
+            sampled=self.sampled,
         )
+
+    def bounds(self, body: dict[str, Any]) -> Bounds:
+        """What the request itself says of keeping its answer: nothing, unless a dialect knows."""
+        return UNBOUNDED
 
     def parts(
         self, asked: dict[str, Any], parameters: dict[str, Any]
@@ -135,15 +148,7 @@ class OpenAIDialect(ABC):
         return (asked,)
 
     def request(self, ask: Ask, missing: Sequence[int] | None = None) -> bytes:
-        """The caller's bytes, untouched but for the wish for usage where that is tolerated."""
-        if not ask.asks_usage_upstream:
-            return ask.raw
-        if "stream_options" not in ask.body:
-            return _STREAM_OPTIONS + ask.raw.lstrip()[1:].lstrip()
-        options = ask.body["stream_options"]
-        wish = {**options, "include_usage": True} if isinstance(options, dict) else options
-        wish = wish or {"include_usage": True}
-        return keys.canonical({**ask.body, "stream_options": wish}).encode()
+        return ask.raw
 
     def relay(self, ask: Ask) -> Relay | None:
         return None
@@ -170,6 +175,10 @@ class OpenAIDialect(ABC):
         """
         return not self.fields.ignored.keys().isdisjoint(envelope)
 
+    def _usage(self, call: Call, body: dict[str, Any], stream: bool) -> tuple[bool, bool]:
+        """Does the caller want usage, and is it to be asked for on the proxy's account?"""
+        return True, False
+
     def _stream(self, body: dict[str, Any]) -> bool:
         stream = body.get("stream")
         if stream is not None and not isinstance(stream, bool):
@@ -183,7 +192,9 @@ class OpenAIDialect(ABC):
         asked: dict[str, Any] = {}
         parameters: dict[str, Any] = {}
         ignored: list[Ignored] = []
-        for name, value in keys.level(body, table.shape).items():
+        levelled = keys.level(body, table.shape)
+        marks = set(keys.drop(levelled, table.shape, table.marks))
+        for name, value in levelled.items():
             if name in table.asked:
                 asked[name] = value
             elif name in table.ignored:
@@ -194,6 +205,7 @@ class OpenAIDialect(ABC):
                 ignored.append(Ignored(name, "this value says the same as leaving it out"))
             else:
                 parameters[name] = value
+        ignored += [Ignored(path, CACHING) for path in sorted(marks)]
         return asked, parameters, tuple(ignored)
 
 
@@ -232,11 +244,6 @@ def openai_error(error: ProxyError) -> bytes:
         "code": error.code,
     }
     return orjson.dumps({"error": detail})
-
-
-def _includes_usage(body: dict[str, Any]) -> bool:
-    options = body.get("stream_options")
-    return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
 def _is_one_of(value: Any, candidates: tuple[Any, ...]) -> bool:

@@ -13,29 +13,22 @@ import orjson
 
 from cache_backends.base import ChatGeneration, Generation
 from proxy.dialects import chat_tell
-from proxy.dialects.base import Fields, OpenAIDialect, Recorder, Relay, json_kind
+from proxy.dialects.base import CACHING, CALLER, QUEUE, TELLING, Fields, Recorder, json_kind
 from proxy.dialects.chat_merge import Merge, MergeError
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
-from proxy.dialects.relays import UsageRelay
+from proxy.dialects.usage import UsageDialect
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head, Ignored
 
-_TELLING = "says how to tell the answer"
-_CALLER = "names the caller"
 _REQUEST = "names the request"
-_CACHING = "the provider's own cache: speed and price"
-_QUEUE = "place in the queue, and price"
 _SPEED = "speed only"
-
-# Marks on content parts where the provider's own cache may begin.
-_CACHE_MARKS = ("cache_control", "prompt_cache_breakpoint")
 _JSON_FORMATS = ("json_object", "json_schema")
 
 # How an answer came: "stream" or "plain", and whether its usage came with the last choice.
 _Keep = Callable[[dict[str, Any], str, bool], Answers | None]
 
 
-class Chat(OpenAIDialect):
+class Chat(UsageDialect):
     """OpenAI's chat completions, as it and its many followers speak them."""
 
     name = "chat"
@@ -43,10 +36,10 @@ class Chat(OpenAIDialect):
     fields = Fields(
         asked=("messages",),
         ignored={
-            "stream": _TELLING,
-            "stream_options": _TELLING,
-            "user": _CALLER,
-            "safety_identifier": _CALLER,
+            "stream": TELLING,
+            "stream_options": TELLING,
+            "user": CALLER,
+            "safety_identifier": CALLER,
             "metadata": "labels of the caller",
             "usage_context": "labels of the caller (Databricks)",
             "client_request_id": f"{_REQUEST} (Databricks)",
@@ -54,11 +47,11 @@ class Chat(OpenAIDialect):
             "session_id": "groups requests (OpenRouter)",
             "store": "whether the provider keeps a copy",
             "compliance": "whether the provider keeps a copy (Together)",
-            "prompt_cache_key": _CACHING,
-            "prompt_cache_retention": _CACHING,
-            "prompt_cache_options": _CACHING,
-            "service_tier": _QUEUE,
-            "priority": f"{_QUEUE} (vLLM)",
+            "prompt_cache_key": CACHING,
+            "prompt_cache_retention": CACHING,
+            "prompt_cache_options": CACHING,
+            "service_tier": QUEUE,
+            "priority": f"{QUEUE} (vLLM)",
             "cache_prompt": f"{_SPEED} (llama.cpp)",
             "id_slot": f"{_SPEED} (llama.cpp)",
             "keep_alive": f"{_SPEED} (Ollama)",
@@ -127,6 +120,7 @@ class Chat(OpenAIDialect):
                 "content": {"file": {}, "image_url": {}, "input_audio": {}, "video_url": {}},
             }
         },
+        marks=frozenset({"cache_control", "prompt_cache_breakpoint"}),
     )
 
     def recorder(self, ask: Ask, head: Head, parts: int) -> Recorder:
@@ -136,9 +130,6 @@ class Chat(OpenAIDialect):
         if head.streams:
             return _StreamRecorder(_wanted(ask), keep)
         return JsonRecorder(lambda body: keep(body, "plain", False))
-
-    def relay(self, ask: Ask) -> Relay | None:
-        return UsageRelay() if ask.asks_usage_upstream else None
 
     def can_replay(self, ask: Ask, answers: Answers) -> bool:
         if len(answers) != 1 or not answers[0] or not all(map(_is_choice, answers[0])):
@@ -180,8 +171,7 @@ class Chat(OpenAIDialect):
     ) -> tuple[dict[str, Any], dict[str, Any], tuple[Ignored, ...]]:
         if "messages" in body:
             _check_messages(body["messages"])
-        asked, parameters, ignored = super()._split(body)
-        return asked, parameters, ignored + _without_cache_marks(asked.get("messages", []))
+        return super()._split(body)
 
 
 class _StreamRecorder(EventRecorder):
@@ -204,7 +194,7 @@ class _StreamRecorder(EventRecorder):
         if not self._merge.has_choices(self._wanted):
             return None
         answers = self._keep(self._merge.body(), "stream", self._merge.usage_with_choice)
-        if answers and not self._ended:  # the usage may have been cut off, not withheld
+        if answers and not self.ended:  # the usage may have been cut off, not withheld
             _info(answers[0][0]).pop("usage_withheld", None)
         return answers
 
@@ -232,19 +222,6 @@ def _check_parts(parts: list[Any], path: str) -> None:
     for place, part in enumerate(parts):
         if not isinstance(part, dict | str):  # vLLM takes bare texts
             raise UnreadableRequest(f"{path}[{place}]: expected an object, got {json_kind(part)}.")
-
-
-def _without_cache_marks(messages: list[dict[str, Any]]) -> tuple[Ignored, ...]:
-    """Drop the marks from the parts, which `keys.level` has copied; name those that were there."""
-    found = set()
-    for message in messages:
-        content = message.get("content")
-        for part in content if type(content) is list else ():
-            for mark in _CACHE_MARKS:
-                if mark in part and type(part) is dict:
-                    del part[mark]
-                    found.add(mark)
-    return tuple(Ignored(f"messages.*.content.*.{mark}", _CACHING) for mark in sorted(found))
 
 
 def _wanted(ask: Ask) -> int:

@@ -11,22 +11,19 @@ import orjson
 
 from cache_backends.base import Generation
 from proxy.dialects import completions_tell
-from proxy.dialects.base import Fields, OpenAIDialect, Recorder, Relay, json_kind
+from proxy.dialects.base import CACHING, CALLER, TELLING, Fields, Recorder, json_kind
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
-from proxy.dialects.relays import UsageRelay
+from proxy.dialects.usage import UsageDialect
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head
 
-_TELLING = "says how to tell the answer"
-_CALLER = "names the caller"
 _REQUEST = "names the request"
-_CACHING = "the provider's own cache: speed and price"
 _SPEED = "speed only"
 
 _JSON_FORMATS = ("json_object", "json_schema")
 
 
-class Completions(OpenAIDialect):
+class Completions(UsageDialect):
     """OpenAI's completions, as it and its many followers speak them."""
 
     name = "completions"
@@ -34,16 +31,16 @@ class Completions(OpenAIDialect):
     fields = Fields(
         asked=("prompt", "suffix"),
         ignored={
-            "stream": _TELLING,
-            "stream_options": _TELLING,
-            "user": _CALLER,
-            "safety_identifier": _CALLER,
+            "stream": TELLING,
+            "stream_options": TELLING,
+            "user": CALLER,
+            "safety_identifier": CALLER,
             "usage_context": "labels of the caller (Databricks)",
             "client_request_id": f"{_REQUEST} (Databricks)",
             "request_id": f"{_REQUEST} (vLLM)",
             "session_id": "groups requests (OpenRouter)",
-            "prompt_cache_key": _CACHING,
-            "prompt_cache_retention": _CACHING,
+            "prompt_cache_key": CACHING,
+            "prompt_cache_retention": CACHING,
             "priority": "place in the queue (vLLM)",
             "cache_prompt": f"{_SPEED} (llama.cpp)",
             "id_slot": f"{_SPEED} (llama.cpp)",
@@ -96,9 +93,6 @@ class Completions(OpenAIDialect):
         if head.streams:
             return _StreamRecorder(expected)
         return JsonRecorder(lambda body: _read_plain(body, expected))
-
-    def relay(self, ask: Ask) -> Relay | None:
-        return UsageRelay() if ask.asks_usage_upstream else None
 
     def can_replay(self, ask: Ask, answers: Answers) -> bool:
         if len(answers) != 1 or not answers[0]:

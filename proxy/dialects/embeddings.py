@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from cache_backends.base import Generation
-from proxy.dialects.base import Fields, OpenAIDialect, Recorder, json_kind
+from proxy.dialects.base import CALLER, Fields, JsonDialect, Recorder, json_kind
 from proxy.dialects.recorders import JsonRecorder
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head
@@ -23,7 +23,7 @@ _NUMBERS = frozenset({int, float})
 _NO_INPUTS = frozenset({bool, NoneType})
 
 
-class Embeddings(OpenAIDialect):
+class Embeddings(JsonDialect):
     """OpenAI's embeddings, as it and its many followers speak them.
 
     An embedding is stored as the JSON text it is told with: floats are written once, not with
@@ -32,10 +32,11 @@ class Embeddings(OpenAIDialect):
 
     name = "embeddings"
     version = 1
+    sampled = False
     fields = Fields(
         asked=("input",),
         ignored={
-            "user": "names the caller",
+            "user": CALLER,
             "client_request_id": "names the request (Databricks)",
             "request_id": "names the request (vLLM)",
             "usage_context": "labels the bill (Databricks)",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import orjson
 
-from proxy import sse
+from proxy import keys, sse
 from proxy.errors import ProxyError
 from proxy.models import Answers
+
+# A number of so many digits may be beyond 64 bits. orjson would make a float of it.
+_LONG_NUMBER = re.compile(rb"(?<=[\s:,\[-])\d{19}")
 
 
 class JsonRecorder:
@@ -30,7 +34,7 @@ class JsonRecorder:
 
     def finish(self) -> Answers | None:
         try:
-            body = orjson.loads(b"".join(self._chunks))
+            body = parse_exactly(b"".join(self._chunks))
             if not isinstance(body, dict) or tells_error(body):
                 return None
             return _writable(self._read(body))
@@ -39,16 +43,15 @@ class JsonRecorder:
 
 
 class EventRecorder(ABC):
-    """Collects an answer that comes as a stream of JSON objects, ended by `[DONE]` or not."""
+    """Collects an answer that comes as a stream of JSON objects.
+
+    It has `ended` with `[DONE]`, or when a dialect sees the event that is always the last.
+    """
 
     def __init__(self) -> None:
         self._decoder = sse.Decoder()
-        self._ended = False
+        self.ended = False
         self._broken = False
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
 
     def feed(self, chunk: bytes) -> None:
         if self._broken:
@@ -60,7 +63,7 @@ class EventRecorder(ABC):
             return
         for event in events:
             if event == b"[DONE]":
-                self._ended = True
+                self.ended = True
             elif event and not self._take(event):
                 self._broken = True
 
@@ -77,10 +80,18 @@ class EventRecorder(ABC):
 
     def _take(self, event: bytes) -> bool:
         try:
-            chunk = orjson.loads(event)
+            chunk = parse_exactly(event)
         except orjson.JSONDecodeError:
             return False
         return isinstance(chunk, dict) and not tells_error(chunk) and self.add(chunk)
+
+
+def parse_exactly(raw: bytes) -> Any:
+    """Parse JSON that can be told again to the letter; `JSONDecodeError` if it cannot."""
+    value = orjson.loads(raw)
+    if _LONG_NUMBER.search(raw) and (why := keys.ambiguity(raw)):
+        raise orjson.JSONDecodeError(why, "", 0)
+    return value
 
 
 def tells_error(body: dict[str, Any]) -> bool:

@@ -14,13 +14,13 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.access import Access
 from proxy.control import read_control
-from proxy.dialects.base import Dialect, openai_error
+from proxy.dialects.base import Dialect
 from proxy.engine import Engine
 from proxy.errors import NotSupported, ProxyError
 from proxy.inquiry import Inquiry
 from proxy.memo import Memo, RequestBytes, bytes_of
 from proxy.models import Call, Event, Headers, Outcome, Passing, Reply
-from proxy.providers import Providers, Route, split_directives
+from proxy.providers import Providers, Route, error_dialect, split_directives
 from proxy.replies import MAX_TOLD_CHARS, event_of
 from proxy.routes.caller import Caller, CallerLeft
 
@@ -168,8 +168,9 @@ class LLMRoute:
         if exchange.caller.started:
             await exchange.caller.cut()
             return
-        dialect = exchange.dialect
-        body = dialect.error(error) if dialect else openai_error(error)
+        path = split_directives(_raw(scope)[0])[1]
+        dialect = exchange.dialect or self._dialects[error_dialect(path)]
+        body = dialect.error(error)
         headers = [(b"content-type", b"application/json")]
         if not error.retry_helps:
             headers.append((b"x-should-retry", b"false"))

@@ -120,7 +120,7 @@ def test_empty_variables_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[[rules]]\nlevl = []\n", "did you mean level?"),
         (
             "[upstream]\nprovider = 'opnai'\n",
-            "FILE:2: upstream.provider: unknown; choose one of openai, groq",
+            "FILE:2: upstream.provider: unknown; choose one of openai, anthropic",
         ),
         (
             "[upstream]\nprovider = 'azure'\n",

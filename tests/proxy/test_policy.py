@@ -10,8 +10,10 @@ import pytest
 from cache_backends.base import Entry, Generation, Key
 from proxy.errors import ConfigError
 from proxy.models import (
+    UNBOUNDED,
     AnswerFacts,
     Ask,
+    Bounds,
     Call,
     Control,
     Freshness,
@@ -45,8 +47,11 @@ def make_call(
     )
 
 
-def make_ask(model: str = "gpt-4o-mini", dialect: str = "chat/1", **body: Any) -> Ask:
-    return Ask(dialect=dialect, parts=({},), parameters={}, model=model, body=body, raw=b"{}")
+def make_ask(
+    model: str = "gpt-4o-mini", sampled: bool = True, bounds: Bounds = UNBOUNDED, **body: Any
+) -> Ask:
+    asked: dict[str, Any] = {"parts": ({},), "parameters": {}, "body": body, "raw": b"{}"}
+    return Ask(dialect="chat/1", model=model, sampled=sampled, bounds=bounds, **asked)
 
 
 def judge(policy: Policy, control: Control | None = None, **body: Any) -> Verdict:
@@ -254,7 +259,7 @@ def test_temperature_above_the_limit_passes_by(body: dict[str, Any], reason: str
 def test_temperature_does_not_concern_embeddings() -> None:
     """Nothing is sampled where vectors are asked for."""
     policy = Policy(keep=KeepRules(max_temperature=0.0))
-    assert policy.judge(make_call(), make_ask(dialect="embeddings/1"), "shared").may_read
+    assert policy.judge(make_call(), make_ask(sampled=False), "shared").may_read
 
 
 def test_temperature_is_no_matter_without_a_limit() -> None:
