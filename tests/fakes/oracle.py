@@ -2,7 +2,8 @@
 
 A test that knows the request and the credential knows the answer. How a request is told apart from
 another is written here anew, and not taken from the proxy: `stream` and `stream_options` say how
-to tell the answer, and the order of the top level's fields says nothing.
+to tell the answer, and the order of the top level's fields says nothing. Of what `/responses` and
+`/messages` take, the same holds for the fields by which their references change nobody's words.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ import orjson
 
 _SECRET = b"known to the fake provider and the tests"
 _HOW_IT_IS_TOLD = ("stream", "stream_options")
-_WORDS = 12
+# Who asks and for what, what it costs, and where a prompt's beginning is kept ready.
+_BESIDE_THE_POINT = {
+    "/responses": (
+        *("user", "safety_identifier", "metadata", "store", "service_tier"),
+        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
+    ),
+    "/messages": ("metadata", "service_tier", "cache_control"),
+}
+_MARKED = ("system", "messages", "tools", "input")  # the fields in which a prompt is marked
+_MARKS = ("cache_control", "prompt_cache_breakpoint")
+_OPAQUE = ("input", "input_schema", "parameters")  # below the marked ones: a tool's own words
+WORDS = 12
 _DIMENSIONS = 8
 
 
@@ -30,8 +42,9 @@ def expected(
     choice: int = 0,
 ) -> str:
     """The text that answers this body, sent with this credential (a header's value)."""
-    digest = _digest(_levelled(body), credential.encode(), path.encode(), b"%d" % choice)
-    return " ".join(digest[at : at + 2].hex() for at in range(0, 2 * _WORDS, 2))
+    asked = _to_the_point(orjson.loads(body) if isinstance(body, bytes) else body, path)
+    digest = _digest(_levelled(asked), credential.encode(), path.encode(), b"%d" % choice)
+    return " ".join(digest[at : at + 2].hex() for at in range(0, 2 * WORDS, 2))
 
 
 def expected_vector(item: Any, body: dict[str, Any], *, credential: str = "") -> list[float]:
@@ -68,7 +81,7 @@ def chat_answer(body: dict[str, Any], credential: str, path: str, number: int) -
             }
             for choice in range(body.get("n") or 1)
         ],
-        "usage": _usage(tokens(body.get("messages")), _WORDS * (body.get("n") or 1)),
+        "usage": _usage(tokens(body.get("messages")), WORDS * (body.get("n") or 1)),
         "system_fingerprint": "fp_fake",
     }
 
@@ -78,7 +91,7 @@ def chat_chunks(answer: dict[str, Any], *, usage: bool) -> Iterator[dict[str, An
     for choice in answer["choices"]:
         role: dict[str, Any] = {"role": "assistant", "content": ""}
         yield _chunk(answer, usage, choice["index"], role)
-        for piece in _pieces(choice["message"]["content"]):
+        for piece in pieces(choice["message"]["content"]):
             yield _chunk(answer, usage, choice["index"], {"content": piece})
         yield _chunk(answer, usage, choice["index"], {}, choice["finish_reason"])
     if usage:
@@ -106,7 +119,7 @@ def completion_answer(
             }
             for choice in range(choices)
         ],
-        "usage": _usage(tokens(prompt), _WORDS * choices),
+        "usage": _usage(tokens(prompt), WORDS * choices),
     }
 
 
@@ -115,7 +128,7 @@ def completion_chunks(answer: dict[str, Any], *, usage: bool) -> Iterator[dict[s
     head = {name: answer[name] for name in ("id", "object", "created", "model")}
     none = {"usage": None} if usage else {}
     for choice in answer["choices"]:
-        for piece in _pieces(choice["text"]):
+        for piece in pieces(choice["text"]):
             told = {**choice, "text": piece, "finish_reason": None}
             yield {**head, "choices": [told], **none}
         yield {**head, "choices": [{**choice, "text": ""}], **none}
@@ -157,13 +170,37 @@ def _digest(*parts: bytes) -> bytes:
     return hmac.digest(_SECRET, message, hashlib.sha256)
 
 
-def _levelled(body: bytes | dict[str, Any]) -> bytes:
-    value = orjson.loads(body) if isinstance(body, bytes) else body
-    asked = {name: value[name] for name in sorted(value) if name not in _HOW_IT_IS_TOLD}
+def _levelled(body: dict[str, Any]) -> bytes:
+    asked = {name: body[name] for name in sorted(body) if name not in _HOW_IT_IS_TOLD}
     return orjson.dumps(asked)
 
 
-def _pieces(text: str) -> list[str]:
+def _to_the_point(body: dict[str, Any], path: str) -> dict[str, Any]:
+    """The body without what says nothing; of chat all counts."""
+    beside = next((_BESIDE_THE_POINT[end] for end in _BESIDE_THE_POINT if path.endswith(end)), None)
+    if beside is None:
+        return body
+    return {
+        name: _unmarked(value) if name in _MARKED else value
+        for name, value in body.items()
+        if name not in beside
+    }
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unmarked(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: each if name in _OPAQUE else _unmarked(each)
+        for name, each in value.items()
+        if name not in _MARKS
+    }
+
+
+def pieces(text: str) -> list[str]:
+    """A text as its words, which join to it."""
     words = text.split(" ")
     return [words[0], *(f" {word}" for word in words[1:])]
 

@@ -1,7 +1,8 @@
-"""FakeProvider: an OpenAI-style provider on a real socket that does what a test tells it to.
+"""FakeProvider: OpenAI and Anthropic on a real socket, doing what a test tells them to.
 
-Without a script it answers as `oracle` says. A script may delay, cut, reset, drip, lie about
-lengths and never answer; it is an HTTP server of its own because a proper one does none of these.
+Without a script it answers as `oracle` says, on the wire of the path. A script may delay, cut,
+reset, drip, lie about lengths and never answer; it is an HTTP server of its own because a proper
+one does none of these.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import hashlib
 import socket
 import struct
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from tests.fakes import oracle
+from tests.fakes.wires import Wire, wire_of
 
 Headers = list[tuple[bytes, bytes]]
 
+_JSON = b"application/json"
+_EVENTS = b"text/event-stream; charset=utf-8"
 _CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
 _KEPT_BODY_BYTES = 16 * 2**20  # of larger ones only the size and the digest are known
 _READ_BYTES = 2**18
@@ -74,7 +77,7 @@ class Answer:
     headers: Headers = field(default_factory=list)  # replace default ones of the same name
     body: bytes | None = None
     chunks: Iterable[bytes] | AsyncIterable[bytes] | None = None  # sent as chunks, one at a time
-    error: dict[str, Any] | None = None  # as OpenAI's error object; in a stream, as its last event
+    error: dict[str, Any] | None = None  # its object; in a stream it replaces the last event
 
     gate: Gate | None = None  # before the head
     chunk_gate: Gate | None = None  # before each chunk; after the head
@@ -88,7 +91,7 @@ class Answer:
     content_length: int | None = None  # in place of the true one
     until_close: bool = False  # neither length nor chunks: the end of the connection ends the body
     close: bool = False  # end the connection after the answer
-    done: bool = True  # whether a stream ends with [DONE]
+    done: bool = True  # whether a stream has its last event
     gzip: bool = False
 
 
@@ -242,45 +245,30 @@ class FakeProvider:
         self, call: Received, answer: Answer
     ) -> tuple[dict[bytes, bytes], bytes | AsyncIterator[bytes]]:
         content_type, body = self._body(call, answer)
-        headers = {
-            b"content-type": content_type,
-            b"x-request-id": b"req_%d" % self._number(call),
-            b"x-ratelimit-remaining-requests": b"%d" % (1000 - self._number(call)),
-            b"openai-processing-ms": b"7",
-        }
+        headers = {b"content-type": content_type, **wire_of(call.path).headers(self._number(call))}
         return headers | dict(answer.headers), body
 
     def _body(self, call: Received, answer: Answer) -> tuple[bytes, bytes | AsyncIterator[bytes]]:
         if answer.body is not None:
-            return b"application/json", answer.body
+            return _JSON, answer.body
         if answer.chunks is not None:
-            return b"text/event-stream; charset=utf-8", _each(answer.chunks)
+            return _EVENTS, _each(answer.chunks)
         if answer.status >= 400:
-            error = answer.error or {"message": f"status {answer.status}", "type": "fake_error"}
-            return b"application/json", orjson.dumps({"error": error})
+            number = self._number(call)
+            error = wire_of(call.path).error(answer.error, answer.status, number)
+            return _JSON, orjson.dumps(error)
         return self._default(call, answer)
 
     def _default(
         self, call: Received, answer: Answer
     ) -> tuple[bytes, bytes | AsyncIterator[bytes]]:
-        number, credential, asked = self._number(call), call.credential, _asked(call)
-        chunks: Iterator[dict[str, Any]] = iter(())
-        told: dict[str, Any]
+        wire, asked = wire_of(call.path), _asked(call)
         if asked is None:
-            told = _echo(call)
-        elif call.path.endswith("/chat/completions"):
-            told = oracle.chat_answer(asked, credential, call.path, number)
-            chunks = oracle.chat_chunks(told, usage=_asks_usage(asked))
-        elif call.path.endswith("/completions"):
-            told = oracle.completion_answer(asked, credential, call.path, number)
-            chunks = oracle.completion_chunks(told, usage=_asks_usage(asked))
-        elif call.path.endswith("/embeddings"):
-            told = oracle.embeddings_answer(asked, credential)
-        else:
-            told = _echo(call)
-        if asked is None or not asked.get("stream"):
-            return b"application/json", orjson.dumps(told)
-        return b"text/event-stream; charset=utf-8", _each(_events(chunks, answer))
+            return _JSON, orjson.dumps(_echo(call))
+        told = wire.answer(asked, call.credential, call.path, self._number(call))
+        if wire.stream is None or not asked.get("stream"):
+            return _JSON, orjson.dumps(told or _echo(call))
+        return _EVENTS, _each(_ended(wire, wire.stream(asked, told), answer))
 
     def _number(self, call: Received) -> int:
         return 1 + next(at for at, each in enumerate(self.calls) if each is call)
@@ -427,12 +415,11 @@ async def _gzipped(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield squeeze.flush()
 
 
-def _events(chunks: Iterator[dict[str, Any]], answer: Answer) -> Iterator[bytes]:
-    yield from (oracle.event(chunk) for chunk in chunks)
+def _ended(wire: Wire, events: list[bytes], answer: Answer) -> list[bytes]:
+    """The events of a stream, of which the last one may be an error or missing."""
     if answer.error is not None:
-        yield oracle.event({"error": answer.error})
-    elif answer.done:
-        yield oracle.event("[DONE]")
+        return [*events[:-1], wire.error_event(answer.error, len(events) - 1)]
+    return events if answer.done else events[:-1]
 
 
 def _asked(call: Received) -> dict[str, Any] | None:
@@ -443,11 +430,6 @@ def _asked(call: Received) -> dict[str, Any] | None:
         body = call.json()
         return body if isinstance(body, dict) else None
     return None
-
-
-def _asks_usage(body: dict[str, Any]) -> bool:
-    options = body.get("stream_options")
-    return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
 def _echo(call: Received) -> dict[str, Any]:
