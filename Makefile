@@ -1,5 +1,6 @@
 # Everything happens in .venv, made on first use from the hash-pinned locks: requirements.lock holds
-# what running needs, requirements-test.lock that and the tools. Any target takes more arguments:
+# what running needs, requirements-test.lock that and the tools, Node among them, for which the
+# clients in tests/node/package-lock.json are. Any target takes more arguments:
 #     make run ARGS="--port 9000"    make test ARGS="-k streams"    make lock ARGS=--upgrade
 
 PYTHON ?= python3
@@ -14,8 +15,14 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --group build --universal --pyth
 	--generate-hashes --no-annotate --no-emit-index-url --no-config --system-certs --quiet \
 	--custom-compile-command "make lock"
 
+# The certificates of the machine, as for uv: it may be behind a proxy that has its own.
+NPM := NODE_USE_SYSTEM_CA=1 $(BIN)/npm --prefix tests/node
+NPM_CLIENTS = $(shell sed -n 's/^    "\(.*\)": .*/\1/p' tests/node/package.json)
+
 RUN_READY := $(VENV)/run-ready
 TEST_READY := $(VENV)/test-ready
+# Written by npm, last of all.
+NODE_READY := tests/node/node_modules/.package-lock.json
 
 .PHONY: help setup run demo test lint types bench lock clean
 .DELETE_ON_ERROR:
@@ -31,7 +38,7 @@ run: $(RUN_READY)  ## start the proxy on 127.0.0.1:8484
 demo: $(RUN_READY)  ## watch a miss and a hit against a built-in provider
 	@$(BIN)/llm-cache-proxy demo $(ARGS)
 
-test: $(TEST_READY)  ## run all tests
+test: $(TEST_READY) $(NODE_READY)  ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(TEST_READY)  ## check style
@@ -44,13 +51,18 @@ types: $(TEST_READY)  ## check types
 bench: $(RUN_READY)  ## measure the proxy against bare servers
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-# Versions that still fit stay as they are; ARGS=--upgrade takes the newest.
+# Versions that still fit stay as they are; ARGS=--upgrade takes the newest. npm comes from the
+# lock that was just written.
 lock: $(VENV)/uv-$(UV_VERSION)  ## pin the dependencies again
 	$(COMPILE) $(ARGS) --output-file requirements.lock
 	$(COMPILE) $(ARGS) --extra test --constraint requirements.lock --output-file requirements-test.lock
+	@$(MAKE) --no-print-directory $(TEST_READY)
+	$(NPM) install --package-lock-only $(if $(filter --upgrade,$(ARGS)),$(NPM_CLIENTS:=@latest))
+	$(if $(filter --upgrade,$(ARGS)),$(NPM) update --package-lock-only)
 
 clean:  ## remove what was built and .venv
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf tests/node/node_modules
 	find proxy cache_backends tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:
@@ -74,6 +86,11 @@ $(RUN_READY): $(VENV)/pyvenv.cfg requirements.lock pyproject.toml
 $(TEST_READY): requirements-test.lock | $(RUN_READY)
 	@echo "Setting up the tools for tests (once)"
 	@$(PIP) install --require-hashes -r requirements-test.lock
+	@touch $@
+
+$(NODE_READY): tests/node/package-lock.json | $(TEST_READY)
+	@echo "Setting up the Node clients for tests (once)"
+	@$(NPM) ci --loglevel=error >/dev/null
 	@touch $@
 
 $(VENV)/uv-$(UV_VERSION): $(VENV)/pyvenv.cfg

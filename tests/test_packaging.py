@@ -107,7 +107,9 @@ def imported(path: Path) -> set[str]:
 def test_the_wheel_holds_both_packages_typed_and_nothing_else(tmp_path: Path) -> None:
     """What `pip install .` installs: two typed packages, the command and the licence."""
     source = tmp_path / "source"
-    ignored = shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "__pycache__")
+    ignored = shutil.ignore_patterns(
+        ".*", "*.egg-info", "build", "dist", "__pycache__", "node_modules"
+    )
     shutil.copytree(ROOT, source, ignore=ignored)
     build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
     subprocess.run([sys.executable, *build, "-w", tmp_path, source], check=True, timeout=120)
