@@ -99,7 +99,7 @@ class Providers:
         if dialect in _ANTHROPIC and provider.base_url == KNOWN["openai"].base_url:
             # It would be handed the caller's key for Anthropic, to say 404.
             base_url = self._base_url("anthropic")
-            raise UnknownPath(f"OpenAI has no /{rest}. For Anthropic use {base_url} as base_url.")
+            raise UnknownPath(f"OpenAI has no /{rest}: for Anthropic use {base_url} as base_url.")
         return Route(
             provider,
             path=below.removeprefix(_origin(provider.base_url)) or "/",
@@ -109,8 +109,11 @@ class Providers:
 
     def _way_out(self, path: str, first: str) -> str:
         here = self._proxy_url
-        if first in ("chat", "completions", "embeddings", "responses", "messages", "models"):
+        if first in ("chat", "completions", "embeddings", "responses", "models"):
             return f"/{first} is not below a base URL. Use {here}/v1 as base_url."
+        if first == "messages":
+            base_url = self._base_url("anthropic")
+            return f"/{first} is not below a base URL. Use {base_url} as base_url."
         names = [*self._table, "v1"]
         name = first[:_MAX_SHOWN]
         if close := difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6):

@@ -21,6 +21,7 @@ from proxy.models import (
     KeepRules,
     Levelling,
     Provider,
+    Scope,
     Verdict,
 )
 from proxy.policy import Policy, Rule
@@ -265,6 +266,58 @@ def test_temperature_does_not_concern_embeddings() -> None:
 def test_temperature_is_no_matter_without_a_limit() -> None:
     """Out of the box every temperature is cached, as LangChain does."""
     assert judge(Policy(), temperature=2).may_write
+
+
+def test_a_request_may_rule_itself_out() -> None:
+    """What acts, or looks at what others may change, goes past the cache whatever rules say."""
+    ask = make_ask(bounds=Bounds(uncached="background"))
+    verdict = Policy([Rule(cache=True)]).judge(make_call(), ask, "shared")
+    assert verdict.may_read is verdict.may_write is False
+    assert verdict.reason == "background"
+
+
+@pytest.mark.parametrize(
+    ("scope", "cached"),
+    [(Scope.CREDENTIAL, True), (Scope.CLIENT, True), (Scope.SHARED, False)],
+)
+def test_what_belongs_to_an_account_is_not_shared(scope: Scope, cached: bool) -> None:
+    """Entries for everybody hold nothing that leads into one account."""
+    ask = make_ask(bounds=Bounds(account="store is not false"))
+    verdict = Policy(scope=scope).judge(make_call(), ask, "p")
+    assert verdict.may_read is verdict.may_write is cached
+    assert verdict.reason == ("" if cached else "store is not false")
+
+
+@pytest.mark.parametrize(
+    ("ttl", "retained", "expected"),
+    [
+        (None, 0.0, (100.0, 0.0)),
+        (500.0, 10.0, (100.0, 0.0)),
+        (60.0, 10.0, (60.0, 10.0)),
+        (60.0, 500.0, (60.0, 40.0)),
+    ],
+)
+def test_an_answer_is_kept_no_longer_than_what_it_refers_to(
+    ttl: float | None, retained: float, expected: tuple[float, float]
+) -> None:
+    """Neither fresh nor stale: after that the provider knows nothing of it."""
+    policy = Policy(ttl=ttl, retain_stale=retained)
+    verdict = policy.judge(make_call(), make_ask(bounds=Bounds(keep_s=100.0)), "p")
+    assert (verdict.ttl, verdict.retain_stale) == expected
+
+
+def test_a_refusal_of_the_operator_is_told_first() -> None:
+    """The reason is that of the rule, also where the request rules itself out."""
+    policy = Policy([Rule(cache=False)])
+    ask = make_ask(bounds=Bounds(uncached="background"))
+    assert policy.judge(make_call(), ask, "p").reason == "rule 1"
+
+
+def test_what_was_broken_off_is_never_kept() -> None:
+    """Not even where every finish reason is welcome."""
+    policy = Policy(keep=KeepRules(refuse_finish_reasons=frozenset()))
+    facts = AnswerFacts(unfinished="content_filter")
+    assert policy.keep(judge(policy), facts, 10) == "unfinished: content_filter"
 
 
 FRESH, STALE = Freshness.FRESH, Freshness.STALE

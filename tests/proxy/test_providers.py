@@ -8,7 +8,7 @@ from proxy.config import ProviderSettings, Settings, Upstream
 from proxy.errors import BadRequest, UnknownPath
 from proxy.models import Provider
 from proxy.provider_table import EXAMPLE_BASE_URL, KNOWN
-from proxy.providers import Providers, build_providers, split_directives
+from proxy.providers import Providers, build_providers, error_dialect, split_directives
 
 AZURE = "https://me.openai.azure.com/openai/v1"
 
@@ -53,6 +53,19 @@ def test_path_is_below_the_origin(providers: Providers) -> None:
         ("/v1/chat/completions", "chat"),
         ("/v1/completions", "completions"),
         ("/v1/embeddings", "embeddings"),
+        ("/v1/responses", "responses"),
+        ("/azure/openai/responses", "responses"),
+        ("/v1/responses/input_tokens", "input_tokens"),
+        ("/v1/responses/compact", None),
+        ("/v1/responses/resp_1", None),
+        ("/v1/responses/resp_1/cancel", None),
+        ("/anthropic/v1/messages", "messages"),
+        ("/openrouter/api/v1/messages", "messages"),
+        ("/anthropic/v1/messages/count_tokens", "count_tokens"),
+        ("/anthropic/v1/messages/batches", None),
+        ("/anthropic/v1/chat/completions", "chat"),
+        ("/anthropic/messages", None),
+        ("/v1/threads/thread_1/messages", None),
         ("/azure/openai/deployments/gpt/chat/completions", "chat"),
         ("/azure/openai/deployments/gpt/embeddings", "embeddings"),
         ("/vertex-like/v1/projects/p/endpoints/openapi/chat/completions", "chat"),
@@ -115,6 +128,8 @@ def test_query_trickery(providers: Providers) -> None:
     ("path", "way_out"),
     [
         ("/chat/completions", "http://127.0.0.1:8484/v1"),
+        ("/messages", "http://127.0.0.1:8484/anthropic as base_url"),
+        ("/antropic/v1/messages", "http://127.0.0.1:8484/anthropic?"),
         ("/gorq/openai/v1/models", "http://127.0.0.1:8484/groq/openai/v1"),
         ("/v2/models", "http://127.0.0.1:8484/v1"),
         ("/", "http://127.0.0.1:8484/v1"),
@@ -127,6 +142,40 @@ def test_unknown_path(providers: Providers, path: str, way_out: str) -> None:
     """A path that leads nowhere is answered with what was probably meant."""
     with pytest.raises(UnknownPath, match=way_out.replace(".", r"\.")):
         providers.route(path)
+
+
+def test_messages_are_the_default_providers_too() -> None:
+    """`/v1/messages` and its base URL work where Anthropic is the one behind `/v1`."""
+    anthropic = build_providers(Settings(upstream=Upstream(provider="anthropic")))
+    for path in ("/v1/messages", "/anthropic/v1/messages"):
+        route = anthropic.route(path)
+        assert route.url == "https://api.anthropic.com/v1/messages"
+        assert route.dialect == "messages"
+
+
+@pytest.mark.parametrize("end", ["messages", "messages/count_tokens"])
+def test_a_key_for_anthropic_is_not_sent_to_openai(providers: Providers, end: str) -> None:
+    """Who forgot `/anthropic` is told so; a provider elsewhere may well speak that wire."""
+    with pytest.raises(UnknownPath, match=r"use http://.*/anthropic as base_url"):
+        providers.route(f"/v1/{end}")
+    elsewhere = Settings(upstream=Upstream(base_url="http://127.0.0.1:9999/v1"))
+    assert build_providers(elsewhere).route(f"/v1/{end}").dialect
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect"),
+    [
+        ("/anthropic/v1/nothing", "messages"),
+        ("/nowhere/v1/messages", "messages"),
+        ("/v1/messages/batches", "messages"),
+        ("/v1/responses", "chat"),
+        ("/anthropics", "chat"),
+        ("/", "chat"),
+    ],
+)
+def test_error_dialect(path: str, dialect: str) -> None:
+    """Errors come as whoever asks for a path expects them, also where the path leads nowhere."""
+    assert error_dialect(path) == dialect
 
 
 @pytest.mark.parametrize(

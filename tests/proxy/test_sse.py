@@ -100,6 +100,13 @@ def test_events_are_rendered_one_a_line() -> None:
     assert sse.encode([b"a", b"b"]) + sse.DONE == b"data: a\n\ndata: b\n\ndata: [DONE]\n\n"
 
 
+def test_names_are_rendered_before_the_data() -> None:
+    """Clients of Messages go by the name; who reads the data alone reads the same."""
+    stream = sse.encode_named([(b"ping", b'{"type":"ping"}'), (b"end", b"{}")])
+    assert stream == b'event: ping\ndata: {"type":"ping"}\n\nevent: end\ndata: {}\n\n'
+    assert sse.Decoder().feed(stream) == [b'{"type":"ping"}', b"{}"]
+
+
 @given(
     st.lists(st.sampled_from([b"data: x", b"data:y", b": c", b"event: e", b"", b"", b"data"])),
     st.sampled_from(LINE_ENDS),
