@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -21,6 +21,9 @@ from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.provider import FakeProvider
 from tests.fakes.raw_client import Connect, RawClient
 from tests.fakes.server import AppServer, Serve
+
+if TYPE_CHECKING:
+    from tests.fakes.clients import Clients
 
 # The machine may be busy: a slow example is not a failing one.
 settings.register_profile("patient", deadline=None)
@@ -55,6 +58,18 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client that knows nothing of the environment's proxies."""
     async with httpx.AsyncClient(trust_env=False, timeout=10.0) as http:
         yield http
+
+
+@pytest_asyncio.fixture
+async def clients(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Clients]:
+    """`clients.openai(live)`: what people use, closed at the end of the test."""
+    # Seconds to import, which the other tests do without.
+    from tests.fakes.clients import Clients, forget_environment
+
+    forget_environment(monkeypatch)
+    made = Clients()
+    yield made
+    await made.aclose()
 
 
 @pytest_asyncio.fixture

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import shutil
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,12 +14,12 @@ from urllib.parse import urlsplit
 import openai
 import orjson
 import pytest
-import pytest_asyncio
 from langchain_core.messages import BaseMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
 from openai import AsyncOpenAI, AsyncStream
 
+from tests.fakes.clients import Clients, forget_environment
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.oracle import event, expected, expected_vector, tokens
 from tests.fakes.provider import Answer, FakeProvider
@@ -36,39 +35,16 @@ Sdk = Callable[[LiveProxy], AsyncOpenAI]
 LangChain = Callable[[type[Any], LiveProxy], Any]
 
 
-@pytest_asyncio.fixture
-async def sdk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sdk]:
-    """`sdk(live)`: the official client, as a user would make it, but without retries."""
-    _forget_proxies(monkeypatch)
-    clients: list[AsyncOpenAI] = []
-
-    def make(live: LiveProxy) -> AsyncOpenAI:
-        clients.append(AsyncOpenAI(base_url=live.base_url, api_key="mine", max_retries=0))
-        return clients[-1]
-
-    yield make
-    for each in clients:
-        await each.close()
+@pytest.fixture
+def sdk(clients: Clients) -> Sdk:
+    """`sdk(live)`: the official client."""
+    return clients.openai
 
 
-def _forget_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-
-
-@pytest_asyncio.fixture
-async def langchain(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LangChain]:
-    """`langchain(ChatOpenAI, live)`: a model of LangChain's, likewise."""
-    _forget_proxies(monkeypatch)
-    models: list[Any] = []
-
-    def make(kind: type[Any], live: LiveProxy) -> Any:
-        models.append(kind(base_url=live.base_url, api_key="mine", model="m", max_retries=0))
-        return models[-1]
-
-    yield make
-    for each in models:
-        await each.async_client._client.close()
+@pytest.fixture
+def langchain(clients: Clients) -> LangChain:
+    """`langchain(ChatOpenAI, live)`: a model of LangChain's."""
+    return clients.langchain
 
 
 def vector(name: str) -> dict[str, Any]:
@@ -238,7 +214,7 @@ async def test_the_synchronous_client(
     proxy: StartProxy, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It works as the other one does, on a thread of its own."""
-    _forget_proxies(monkeypatch)
+    forget_environment(monkeypatch)
     live = await proxy()
 
     def ask() -> list[str | None]:
