@@ -29,6 +29,8 @@ def banner(settings: Settings, console: Console) -> None:
     console.print(facts)
     console.print()
     console.print(Text.assemble("  export OPENAI_BASE_URL=", (base_url, "bold cyan")))
+    anthropic = f"{settings.server.url}/anthropic"
+    console.print(Text.assemble("  export ANTHROPIC_BASE_URL=", (anthropic, "bold cyan")))
     console.print(Text.assemble(f'  client = OpenAI(base_url="{base_url}")'), highlight=False)
     console.print(Text("\n  Ctrl-C stops\n", "dim"))
 
