@@ -165,6 +165,12 @@ def event(value: dict[str, Any] | str) -> bytes:
     return b"data: " + (value.encode() if isinstance(value, str) else orjson.dumps(value)) + b"\n\n"
 
 
+def events(body: bytes) -> list[dict[str, Any]]:
+    """The objects of a stream, without `[DONE]`."""
+    lines = body.split(b"\n")
+    return [orjson.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+
+
 def _digest(*parts: bytes) -> bytes:
     message = b"".join(b"%d:%b" % (len(part), part) for part in parts)
     return hmac.digest(_SECRET, message, hashlib.sha256)

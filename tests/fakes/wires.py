@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.fakes import messages, oracle, responses
+from tests.fakes import message_events, messages, oracle, response_events, responses
 
 Body = dict[str, Any]
 
@@ -76,14 +76,14 @@ def _nothing(asked: Body, credential: str, path: str, number: int) -> Body:
 _ELSEWHERE = Wire(_nothing, _no_stream)
 _ANTHROPIC: dict[str, Any] = {
     "error": messages.error,
-    "error_event": messages.error_event,
+    "error_event": message_events.error_event,
     "headers": messages.headers,
 }
 _WIRES = {
     "/chat/completions": Wire(oracle.chat_answer, _chat_stream),
     "/completions": Wire(oracle.completion_answer, _completion_stream),
     "/embeddings": Wire(_embeddings, _no_stream),
-    "/responses": Wire(responses.answer, responses.told, error_event=responses.error_event),
+    "/responses": Wire(responses.answer, responses.told, error_event=response_events.error_event),
     "/responses/input_tokens": Wire(responses.count),
     "/messages": Wire(messages.answer, messages.told, **_ANTHROPIC),
     "/messages/count_tokens": Wire(messages.count, **_ANTHROPIC),
