@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,7 +18,9 @@ from cache_backends import EntryCache, MemoryCache
 from proxy.app import create_app
 from proxy.config import load_settings
 from proxy.protocol import Protocol
+from tests.fakes.aimock import Aimock, StartAimock
 from tests.fakes.live_proxy import LiveProxy, StartProxy
+from tests.fakes.node import RunScript, run_script
 from tests.fakes.provider import FakeProvider
 from tests.fakes.raw_client import Connect, RawClient
 from tests.fakes.server import AppServer, Serve
@@ -81,6 +84,26 @@ async def connect() -> AsyncIterator[Connect]:
             raw = await RawClient.connect(base_url, **options)
             stack.push_async_callback(raw.aclose)
             return raw
+
+        yield start
+
+
+@pytest.fixture
+def node() -> RunScript:
+    """`await node("openai_chat", base_url=live.base_url, asks=[...])`: what Node's client saw."""
+    return run_script
+
+
+@pytest_asyncio.fixture
+async def aimock(tmp_path: Path) -> AsyncIterator[StartAimock]:
+    """`await aimock({"match": {}, "response": {"content": "Hi"}})`: a provider from elsewhere."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*answers: dict[str, Any]) -> Aimock:
+            mock = await Aimock.start(tmp_path, *answers)
+            stack.push_async_callback(mock.stop)
+            await mock.up()
+            return mock
 
         yield start
 
