@@ -1,6 +1,6 @@
 # Everything happens in .venv, made on first use from the hash-pinned locks: requirements.lock holds
-# what running needs, requirements-test.lock that and the tools, Node among them, for which the
-# clients in tests/node/package-lock.json are. Any target takes more arguments:
+# what running needs, requirements-test.lock that and the tools. One of them is Node, which the tests
+# use for clients: tests/node/package-lock.json holds those. Any target takes more arguments:
 #     make run ARGS="--port 9000"    make test ARGS="-k streams"    make lock ARGS=--upgrade
 
 PYTHON ?= python3

@@ -2,6 +2,7 @@
 
 import ast
 import http.server
+import json
 import os
 import re
 import shlex
@@ -69,6 +70,19 @@ def test_a_lock_satisfies_what_the_project_declares(lock: str, groups: list[str]
     locked = pins(lock)
     for wanted in (requirement for group in groups for requirement in declared(group)):
         assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), wanted
+
+
+def test_the_lock_of_the_node_clients_is_like_the_others() -> None:
+    """Exact versions with hashes and no address, for just what package.json names."""
+    folder = ROOT / "tests" / "node"
+    named = json.loads((folder / "package.json").read_text())["dependencies"]
+    locked = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert locked.pop("")["dependencies"] == named
+    for name, version in named.items():
+        assert locked[f"node_modules/{name}"]["version"] == version
+    for name, package in locked.items():
+        assert package["integrity"].startswith("sha512-"), name
+        assert "resolved" not in package, name
 
 
 def test_tests_run_against_the_versions_that_users_get() -> None:
