@@ -222,7 +222,7 @@ async def test_anthropics_refusals(
     headers = caught.value.response.headers
     assert headers["anthropic-ratelimit-requests-remaining"] == "999"
     assert headers.keys().isdisjoint({"x-request-id", "openai-processing-ms"})
-    with pytest.raises(anthropic.APIStatusError, match="{'type': 'overloaded_error', .*later'}"):
+    with pytest.raises(anthropic.APIStatusError, match=r"{'type': 'overloaded_error', .*later'}"):
         await anthropic_sdk.messages.count_tokens(model="m", messages=ASK["messages"])
 
 
