@@ -11,9 +11,7 @@ from typing import Any
 import orjson
 
 from proxy import sse
-
-# A text is told in pieces of this size where its tokens are not known: about five words.
-PIECE_CHARS = 24
+from proxy.dialects.pieces import cut, cut_with_tokens
 
 # The texts of a message that are told in pieces, in this order, and how the first delta begins
 # those that it must begin.
@@ -23,10 +21,6 @@ _BEGUN = {"content": "", "refusal": None}
 # that is where clients look for them; the statistics of `x_groq` belong to the end.
 _HEAD = frozenset({"id", "object", "created", "model", "service_tier", "system_fingerprint"})
 _AT_THE_END = frozenset({"x_groq"})
-
-_NO_TEXT = b"\xff"
-# A character has four bytes at most: no more tokens share one.
-_MAX_TOKENS_PER_CHARACTER = 4
 
 
 def tell(body: dict[str, Any], *, with_usage: bool, usage_with_choice: bool = False) -> bytes:
@@ -80,7 +74,7 @@ def _chunks(choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not isinstance(text, str) or not text:
             continue
         tokens = untold.get(name)
-        for piece, its in _pieces(text, tokens if isinstance(tokens, list) else []):
+        for piece, its in cut_with_tokens(text, tokens if isinstance(tokens, list) else []):
             chunk = {**blank, "delta": {name: piece}}
             yield {**chunk, "logprobs": {**silent, name: its}} if its else chunk
         if isinstance(tokens, list) and tokens:
@@ -133,50 +127,5 @@ def _call_fragments(call: Any) -> Iterator[Any]:
         yield call
         return
     yield {**call, name: ""}
-    for piece in _cut(text):
+    for piece in cut(text):
         yield {name: piece}
-
-
-def _pieces(text: str, tokens: list[Any]) -> list[tuple[str, list[Any]]]:
-    """A text in pieces with the logprobs of each: token by token where these make up the text,
-    else all logprobs with the last piece."""
-    if tokens and (by_token := _by_token(text, tokens)):
-        return by_token
-    *pieces, last = _cut(text)
-    return [*[(piece, list[Any]()) for piece in pieces], (last, tokens)]
-
-
-def _by_token(text: str, tokens: list[Any]) -> list[tuple[str, list[Any]]]:
-    """One piece for each token; tokens that hold part of a character wait for the others of it."""
-    pieces: list[tuple[str, list[Any]]] = []
-    held: list[Any] = []
-    raw = b""
-    for token in tokens:
-        held.append(token)
-        raw += _bytes_of(token)
-        try:
-            pieces.append((raw.decode(), held))
-        except UnicodeDecodeError:
-            if len(held) == _MAX_TOKENS_PER_CHARACTER:
-                return []
-            continue
-        held, raw = [], b""
-    fits = not held and "".join(piece for piece, _ in pieces) == text
-    return pieces if fits else []
-
-
-def _bytes_of(token: Any) -> bytes:
-    """The bytes of a token; what fits into no text if it does not tell."""
-    if not isinstance(token, dict):
-        return _NO_TEXT
-    raw, text = token.get("bytes"), token.get("token")
-    if isinstance(raw, list):
-        try:
-            return bytes(raw)
-        except (TypeError, ValueError):
-            return _NO_TEXT
-    return text.encode() if isinstance(text, str) else _NO_TEXT
-
-
-def _cut(text: str) -> list[str]:
-    return [text[start : start + PIECE_CHARS] for start in range(0, len(text), PIECE_CHARS)]

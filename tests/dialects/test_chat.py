@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletion
 from cache_backends.base import ChatGeneration, Generation
 from proxy import keys, sse
 from proxy.dialects.chat import Chat
-from proxy.dialects.chat_tell import PIECE_CHARS
+from proxy.dialects.pieces import PIECE_CHARS
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Call, Head, Provider, Verdict
 
