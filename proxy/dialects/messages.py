@@ -1,43 +1,54 @@
 """Anthropic's `/v1/messages`: what of a request is in the key, and a message kept and told again.
 
-Sources: Anthropic's API reference, "Messages" and "Streaming Messages".
+Sources: Anthropic's API reference, "Messages" and "Streaming Messages", and the types of its
+Python SDK, for the beta fields too.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
 from cache_backends.base import ChatGeneration, Generation
 from proxy import keys
+from proxy.dialects import messages_tell
 from proxy.dialects.base import CACHING, QUEUE, TELLING, Fields, JsonDialect, Recorder, json_kind
-from proxy.dialects.recorders import JsonRecorder
+from proxy.dialects.messages_merge import Merge, MergeError
+from proxy.dialects.recorders import EventRecorder, JsonRecorder
 from proxy.errors import ProxyError, UnreadableRequest
 from proxy.models import UNBOUNDED, AnswerFacts, Answers, Ask, Bounds, Head, Ignored
 
 _CACHE_MARK = "cache_control"
-# A tool without a type is the caller's own. Of those with one, these too run at the caller, or, as
-# the search among tools, look at nothing but the request.
-_HARMLESS_TOOLS = (
-    "custom",
-    "bash_",
-    "browser_toolset_",
-    "computer_",
-    "memory_",
-    "text_editor_",
-    "tool_search_tool_",
+# Fields that lead to what others may change, that an answer is not all there is to, or that ask
+# about the provider's own cache.
+_STATEFUL = ("container", "diagnostics", "fallback_credit_token", "mcp_servers", "thread")
+# Tools that run at the caller, or that look at nothing but the request. One without a type is the
+# caller's own, too.
+_HARMLESS_TOOL = re.compile(
+    r"custom"
+    r"|(bash|browser_toolset|computer|computer_toolset|memory|text_editor)_\d{8}"
+    r"|tool_search_tool_(bm25|regex)(_\d{8})?"
 )
-# Fields that lead to what others may change, or that the answer to leaves behind.
-_STATEFUL = ("container", "mcp_servers", "thread", "diagnostics")
+# Tools that search or act at the provider's, by their names without the date: for metrics, which
+# must not have as many labels as callers think of.
+_PROVIDERS_TOOL = re.compile(r"(advisor|code_execution|mcp_toolset|web_fetch|web_search)(_\d{8})?")
 
-# Blocks within blocks: what a tool brought, what a document holds.
-_INNER: keys.Shape = {"source": {}, "citations": {}}
-_BLOCK: keys.Shape = {
-    "source": {"content": _INNER},
-    "citations": {},
-    "content": {"source": {"content": _INNER}, "citations": {}, "content": _INNER},
+# What of a body makes the message; all else is its envelope.
+_MESSAGE = ("role", "content")
+
+# Blocks within blocks: what a tool brought, what was found, what a document holds. A tool's
+# `input` is the caller's own JSON and not looked into.
+_INNERMOST: keys.Shape = {"citations": {}, "source": {"content": {}}}
+_INNER: keys.Shape = {
+    **_INNERMOST,
+    "source": {"content": _INNERMOST},
+    "content": _INNERMOST,
+    "tool_references": {},
 }
+_BLOCK: keys.Shape = {**_INNER, "content": _INNER}
 
 
 class Messages(JsonDialect):
@@ -51,10 +62,24 @@ class Messages(JsonDialect):
             "stream": TELLING,
             "metadata": "names the caller's user",
             "service_tier": QUEUE,
-            _CACHE_MARK: CACHING,
         },
-        neutral={"system": ("", []), "tools": ([],), "stop_sequences": ([],)},
-        nullable=frozenset({"container", "diagnostics", "thread"}),
+        neutral={"tools": ([],), "stop_sequences": ([],)},
+        # What the reference calls optional. Others give 400 at Anthropic's, and who knows what
+        # elsewhere.
+        nullable=frozenset(
+            {
+                "billing_policy",
+                "compaction",
+                "container",
+                "context_management",
+                "diagnostics",
+                "fallback_credit_token",
+                "fallbacks",
+                "inference_geo",
+                "speed",
+                "thread",
+            }
+        ),
         shape={"system": _BLOCK, "messages": {"content": _BLOCK}},
         marks=frozenset({_CACHE_MARK}),
     )
@@ -63,25 +88,40 @@ class Messages(JsonDialect):
         for name in _STATEFUL:
             if body.get(name):
                 return Bounds(uncached=name)
-        tools = body.get("tools")
-        for tool in tools if isinstance(tools, list) else ():
-            kind = tool.get("type") if isinstance(tool, dict) else None
-            if isinstance(kind, str) and not kind.startswith(_HARMLESS_TOOLS):
-                return Bounds(uncached="a tool of the provider's")
-        return UNBOUNDED
+        if body.get("max_tokens") == 0:
+            return Bounds(uncached="max_tokens is 0")  # it is to fill the provider's own cache
+        return next(map(_bounds_of_tool, _acting_tools(body)), UNBOUNDED)
 
     def recorder(self, ask: Ask, head: Head, parts: int) -> Recorder:
-        return JsonRecorder(_read)
+        return _StreamRecorder() if head.streams else JsonRecorder(_answers)
 
     def can_replay(self, ask: Ask, answers: Answers) -> bool:
-        return len(answers) == len(answers[0]) == 1 and isinstance(answers[0][0], ChatGeneration)
+        if len(answers) != 1 or len(answers[0]) != 1:
+            return False
+        info = answers[0][0].generation_info or {}
+        if not isinstance(answers[0][0], ChatGeneration) or not _is_info(info):
+            return False
+        # `metadata` is the caller's own. No reference knows it in an answer; if it is, it stays.
+        return _is_whole(_body(answers[0][0])) and "metadata" not in info["envelope"]
 
     def replay(self, ask: Ask, answers: Answers) -> bytes:
-        return orjson.dumps(_body(answers[0][0]))
+        body = _body(answers[0][0])
+        if not ask.stream:
+            return orjson.dumps(body)
+        return messages_tell.tell(body, (answers[0][0].generation_info or {}).get("told"))
 
     def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
         body = _body(answers[0][0])
-        return AnswerFacts(finish_reasons=(body["stop_reason"],))
+        kinds = [block.get("type") for block in body["content"]]
+        usage = body.get("usage")
+        counts = usage if isinstance(usage, dict) else {}
+        return AnswerFacts(
+            finish_reasons=(body["stop_reason"],),
+            has_tool_calls="tool_use" in kinds,
+            broken_json=_broken_json(body) if _wants_json(ask) else "",
+            input_tokens=_input_tokens(counts),
+            output_tokens=_count(counts.get("output_tokens")),
+        )
 
     def error(self, error: ProxyError) -> bytes:
         """Anthropic's error object. Source: its API reference, "Errors"."""
@@ -93,12 +133,78 @@ class Messages(JsonDialect):
     ) -> tuple[dict[str, Any], dict[str, Any], tuple[Ignored, ...]]:
         if "messages" in body:
             _check_messages(body["messages"])
+        _check_content(body.get("system"), "system")
         asked, parameters, ignored = super()._split(body)
         tools = parameters.get("tools")
         if isinstance(tools, list) and any(map(_is_marked, tools)):
             parameters["tools"] = [_unmarked(tool) if _is_marked(tool) else tool for tool in tools]
             ignored += (Ignored(f"tools.*.{_CACHE_MARK}", CACHING),)
         return asked, parameters, ignored
+
+
+class _StreamRecorder(EventRecorder):
+    """Listens to a message that comes in events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._merge = Merge()
+
+    def add(self, chunk: dict[str, Any]) -> bool:
+        try:
+            self._merge.add(chunk)
+        except MergeError:
+            return False
+        self.ended = self.ended or self._merge.ended
+        return True
+
+    def answers(self) -> Answers | None:
+        if not self._merge.is_whole():
+            return None
+        try:
+            return _answers(self._merge.body(), self._merge.told())
+        except RecursionError:
+            return None
+
+
+def _acting_tools(body: dict[str, Any]) -> Iterator[str]:
+    """The kinds of the tools, declared or added on the way, that do not run at the caller."""
+    for tool in _objects(body.get("tools")):
+        yield from _acting(tool)
+    for message in _objects(body.get("messages")):
+        for block in _objects(message.get("content")):
+            if block.get("type") == "tool_addition":
+                yield from _added(block)
+            elif block.get("type") == "compaction":
+                for change in _objects(block.get("tool_changes")):
+                    yield from _added(change)
+
+
+def _added(block: dict[str, Any]) -> Iterator[str]:
+    tool = block.get("tool")
+    if not isinstance(tool, dict):
+        return
+    kind = tool.get("type")
+    if kind == "tool_definition":
+        yield from _acting(tool.get("definition"))
+    elif kind in ("mcp_tool_reference", "mcp_toolset_reference"):
+        yield "mcp_toolset"
+
+
+def _acting(tool: Any) -> Iterator[str]:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if isinstance(kind, str) and not _HARMLESS_TOOL.fullmatch(kind):
+        yield kind
+
+
+def _bounds_of_tool(kind: str) -> Bounds:
+    known = _PROVIDERS_TOOL.fullmatch(kind)
+    return Bounds(uncached=known[1] if known else "a tool of the provider's")
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    return (
+        (each for each in value if isinstance(each, dict)) if isinstance(value, list) else iter(())
+    )
 
 
 def _is_marked(tool: Any) -> bool:
@@ -119,23 +225,89 @@ def _check_messages(messages: Any) -> None:
             raise UnreadableRequest(
                 f"messages[{place}]: expected an object, got {json_kind(message)}."
             )
+        _check_content(message.get("content"), f"messages[{place}].content")
 
 
-def _read(body: dict[str, Any]) -> Answers | None:
-    if not isinstance(body.get("content"), list) or not body.get("stop_reason"):
+def _check_content(content: Any, path: str) -> None:
+    if isinstance(content, list):
+        for place, block in enumerate(content):
+            if not isinstance(block, dict | str):
+                raise UnreadableRequest(
+                    f"{path}[{place}]: expected an object, got {json_kind(block)}."
+                )
+    elif content is not None and not isinstance(content, str):
+        raise UnreadableRequest(
+            f"{path}: expected text or a list of blocks, got {json_kind(content)}."
+        )
+
+
+def _answers(body: dict[str, Any], told: dict[str, Any] | None = None) -> Answers | None:
+    """One Generation; `None` if the message has not come to its end."""
+    if not _is_whole(body):
         return None
-    message: dict[str, Any] = {
-        "role": body.pop("role", "assistant"),
-        "content": body.pop("content"),
-    }
-    return [[ChatGeneration(_text(message["content"]), {"envelope": body}, message=message)]]
+    message: dict[str, Any] = {name: body.pop(name) for name in _MESSAGE if name in body}
+    info = {"envelope": body, "told": told} if told else {"envelope": body}
+    return [[ChatGeneration(_text(message["content"]), info, message=message)]]
 
 
-def _text(content: list[Any]) -> str:
-    texts = [block.get("text") for block in content if isinstance(block, dict)]
-    return "".join(text for text in texts if isinstance(text, str))
+def _is_whole(body: dict[str, Any]) -> bool:
+    content, reason = body.get("content"), body.get("stop_reason")
+    return (
+        body.get("type", "message") == "message"  # some leave it out
+        and isinstance(content, list)
+        and all(isinstance(block, dict) for block in content)
+        and isinstance(reason, str)
+        and reason != ""
+    )
+
+
+def _is_info(info: dict[str, Any]) -> bool:
+    told = info.get("told", {"opening": {}, "ending": {}, "inputs": {}})
+    return isinstance(info.get("envelope"), dict) and (
+        isinstance(told, dict)
+        and all(isinstance(told.get(name), dict) for name in ("opening", "ending", "inputs"))
+    )
 
 
 def _body(generation: Generation) -> dict[str, Any]:
     assert isinstance(generation, ChatGeneration)
     return {**(generation.generation_info or {})["envelope"], **generation.message}
+
+
+def _text(content: list[dict[str, Any]]) -> str:
+    """What a person would read of a message's content."""
+    texts = [block.get("text") for block in content if block.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _wants_json(ask: Ask) -> bool:
+    config = ask.body.get("output_config")
+    wishes = (
+        config.get("format") if isinstance(config, dict) else None,
+        ask.body.get("output_format"),
+    )
+    return any(isinstance(wish, dict) and wish.get("type") == "json_schema" for wish in wishes)
+
+
+def _broken_json(body: dict[str, Any]) -> str:
+    """Where the text stands that should be JSON and does not parse."""
+    if body["stop_reason"] != "end_turn":
+        return ""  # cut short as asked, or a tool comes first
+    content = body["content"]
+    try:
+        orjson.loads(_text(content))
+    except orjson.JSONDecodeError:
+        places = [place for place, block in enumerate(content) if block.get("type") == "text"]
+        return f"content[{places[0]}].text" if places else "content"
+    return ""
+
+
+def _input_tokens(usage: dict[str, Any]) -> int | None:
+    """All that the model read; `input_tokens` itself is what no cache knew of it."""
+    cached = (usage.get("cache_creation_input_tokens"), usage.get("cache_read_input_tokens"))
+    read = _count(usage.get("input_tokens"))
+    return None if read is None else read + sum(_count(each) or 0 for each in cached)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
