@@ -79,7 +79,8 @@ class Entry:
 
     `expires_at` ends freshness; the backend keeps the entry until `retained_until` (freshness and
     the window in which a stale answer may still serve). `about` holds facts for people and
-    filters, as JSON values: provider, dialect, model, namespace, what making it cost.
+    filters, as JSON values: provider, dialect, model, namespace, what making it cost. `seen` is
+    the number of the last purge that was known when its making began (see `shared`).
     """
 
     key: Key
@@ -89,6 +90,7 @@ class Entry:
     retained_until: float | None = None
     tags: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    seen: int = 0
 
 
 class Totals(NamedTuple):
@@ -181,6 +183,10 @@ class EntryCache(BaseCache):
 
     async def put(self, entry: Entry) -> None:
         await self.put_many((entry,))
+
+    async def replace_many(self, entries: Sequence[Entry]) -> None:
+        """Store entries in place of others that are still good, also where those are in memory."""
+        await self.put_many(entries)
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         return self._answer(await self.get(Key.of(prompt, llm_string)))

@@ -28,9 +28,9 @@ ENTRY_OVERHEAD_BYTES = 400
 MAX_UNPACKED = 1024
 UNPACKED_SHARE = 16
 
-# Prompt, llm_string, the rest as `codec` writes it, stored_at, expires_at, retained_until. A plain
-# tuple of plain values is one that the garbage collector lets be.
-_Packed = tuple[str, str, bytes, float, float | None, float | None]
+# Prompt, llm_string, the rest as `codec` writes it, stored_at, expires_at, retained_until, seen. A
+# plain tuple of plain values is one that the garbage collector lets be.
+_Packed = tuple[str, str, bytes, float, float | None, float | None, int]
 
 
 class InMemoryCache(BaseCache):
@@ -122,9 +122,9 @@ class MemoryCache(EntryCache):
         return known[1] if known is not None and known[0] is packed else self._unpack(key, packed)
 
     def _unpack(self, key: Key, packed: _Packed) -> Entry:
-        _, _, value, stored_at, expires_at, retained_until = packed
+        _, _, value, stored_at, expires_at, retained_until, seen = packed
         generations, tags, about = decode(value)
-        entry = Entry(key, generations, stored_at, expires_at, retained_until, tags, about)
+        entry = Entry(key, generations, stored_at, expires_at, retained_until, tags, about, seen)
         with self._lock:
             self._forget_unpacked(key.id)
             self._unpacked[key.id] = (packed, entry)
@@ -150,6 +150,10 @@ class MemoryCache(EntryCache):
             self._put(entry)
 
     async def delete(self, id: str) -> bool:
+        return self.discard(id)
+
+    def discard(self, id: str) -> bool:
+        """Remove the entry with this id; tell whether there was one."""
         with self._lock:
             self._forget_unpacked(id)
             return self._held.discard(id) is not None
@@ -187,6 +191,7 @@ class MemoryCache(EntryCache):
             entry.stored_at,
             entry.expires_at,
             entry.retained_until,
+            entry.seen,
         )
         size = ENTRY_OVERHEAD_BYTES + sum(map(getsizeof, packed[:3]))
         with self._lock:

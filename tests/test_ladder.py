@@ -43,7 +43,18 @@ LADDER = (
 STRANGERS = {
     "proxy.routes": ("", "caller"),
     "proxy.dialects": ("", "base", "pieces", "recorders", "relays", "usage"),
-    "cache_backends": ("", "base", "codec", "lanes", "plain", "s3fifo", "urls"),
+    "cache_backends": (
+        "",
+        "base",
+        "codec",
+        "lanes",
+        "loops",
+        "memory",
+        "plain",
+        "s3fifo",
+        "shared",
+        "urls",
+    ),
 }
 
 # Who may import a library or a part; a package stands for its modules.

@@ -1,0 +1,173 @@
+"""What a cache offers that several processes share: listing, a purge log, leases.
+
+A purge is complete when its call returns, although every process may hold entries in memory and
+fetch answers at that time. Nobody is sent a message for that: each process reads the numbered log
+of purges again and again, and answers from memory only for so long after it began to read it last
+as all have agreed on. Whoever purges appends to the log, deletes, and waits just as long.
+
+An entry carries in `seen` the number of the last purge that was known when its fetch began. One
+that a later purge covers is not handed out, whenever and by whomever it was stored.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+from cache_backends.base import Entry, EntryCache
+
+# Of the prompt in a listing.
+PREVIEW_CHARS = 500
+# The facts in `Entry.about` that entries can be chosen by.
+CHOSEN_BY = ("provider", "dialect", "model", "namespace", "client")
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which entries are meant: those that fit all that is said. With nothing said, all.
+
+    `ids` are those of keys; `stored_before` and `stored_after` are Unix seconds, neither included.
+    """
+
+    ids: tuple[str, ...] | None = None
+    provider: str | None = None
+    dialect: str | None = None
+    model: str | None = None
+    namespace: str | None = None
+    client: str | None = None
+    tag: str | None = None
+    stored_before: float | None = None
+    stored_after: float | None = None
+
+    def covers(self, entry: Entry) -> bool:
+        return (
+            (self.ids is None or entry.key.id in self.ids)
+            and all(
+                said is None or entry.about.get(name) == said
+                for name in CHOSEN_BY
+                if (said := getattr(self, name)) is not None
+            )
+            and (self.tag is None or self.tag in entry.tags)
+            and (self.stored_before is None or entry.stored_at < self.stored_before)
+            and (self.stored_after is None or entry.stored_at > self.stored_after)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What is said, as JSON values."""
+        said = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in said.items() if value is not None}
+
+    @classmethod
+    def of_json(cls, said: Mapping[str, Any]) -> Filter:
+        """The reverse of `as_json`; `ValueError` for anything else."""
+        known = {each.name for each in fields(cls)}
+        if not said.keys() <= known:
+            raise ValueError(f"a filter knows {', '.join(sorted(known))}")
+        values = dict(said)
+        if "ids" in values:
+            values["ids"] = _ids(values["ids"])
+        for name in (*CHOSEN_BY, "tag"):
+            if not isinstance(values.get(name, ""), str):
+                raise ValueError(f"{name}: expected text")
+        for name in ("stored_before", "stored_after"):
+            if type(values.get(name, 0)) not in (int, float):
+                raise ValueError(f"{name}: expected Unix seconds")
+        return cls(**values)
+
+
+EVERYTHING = Filter()
+
+
+class Purge(NamedTuple):
+    """One row of the log. Numbers grow; `previous` is the row's before, 0 for the first."""
+
+    number: int
+    previous: int
+    filter: Filter
+    at: float  # Unix seconds
+
+
+class PurgeLog(NamedTuple):
+    """The log from some number on.
+
+    `store` is what the store was called when it came to be: another name means that it was lost
+    and begun anew, or that another one is in its place. `head` is the number of the last row.
+    """
+
+    store: str
+    head: int
+    purges: tuple[Purge, ...]  # in order
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """An entry in a listing: all but the strings and the answer. `bytes` as in `Totals`."""
+
+    id: str
+    stored_at: float
+    expires_at: float | None
+    retained_until: float | None
+    bytes: int
+    prompt: str  # the first 500 characters
+    tags: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Page(NamedTuple):
+    """A part of a listing; `cursor` leads to the next, `None`: this was the last."""
+
+    entries: list[Summary]
+    cursor: str | None
+
+
+class SharedCache(EntryCache):
+    """A cache that several processes use at once. `CacheError` where the store cannot be reached.
+
+    Numbers of purges are the store's time in milliseconds, or one more than the last if that is
+    greater: they grow on also when a store was lost and begun anew.
+    """
+
+    @abstractmethod
+    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """List entries, those stored last first, also while others come and go.
+
+        `ValueError` for a cursor that no page gave.
+        """
+
+    @abstractmethod
+    async def remove(self, filter: Filter, *, before: int) -> int:
+        """Delete what the filter covers and `seen` is below `before`; tell how many.
+
+        In batches that hold nobody up for long.
+        """
+
+    @abstractmethod
+    async def purges(self, after: int) -> PurgeLog:
+        """Read the rows of the log with numbers above `after`. One round trip."""
+
+    @abstractmethod
+    async def announce(self, filter: Filter) -> int:
+        """Append to the log; return the number. Once this returns, every reader finds it."""
+
+    @abstractmethod
+    async def forget(self, number: int) -> None:
+        """Take a row out of the log, and all before it. The last one is kept."""
+
+    @abstractmethod
+    async def claim(self, name: str, holder: str, seconds: float) -> bool:
+        """Hold the lease `name` for so long from now: `True` if nobody else holds it.
+
+        Whoever holds it already extends it so.
+        """
+
+    @abstractmethod
+    async def release(self, name: str, holder: str) -> None:
+        """Give the lease back, if it is this holder's."""
+
+
+def _ids(said: Any) -> tuple[str, ...]:
+    if not isinstance(said, list | tuple) or not all(isinstance(each, str) for each in said):
+        raise ValueError("ids: expected a list of texts")
+    return tuple(said)

@@ -1,0 +1,148 @@
+"""FakeSharedCache: a store that several caches share, in a dict; it does what a test tells it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cache_backends.base import CacheError, Entry, Generation, Key, Totals
+from cache_backends.shared import (
+    PREVIEW_CHARS,
+    Filter,
+    Page,
+    Purge,
+    PurgeLog,
+    SharedCache,
+    Summary,
+)
+from tests.fakes.provider import Gate
+
+
+@dataclass(slots=True)
+class World:
+    """What is in the store, for all caches that share it."""
+
+    name: str = "first"
+    entries: dict[str, Entry] = field(default_factory=dict)
+    log: list[Purge] = field(default_factory=list)
+    head: int = 0  # the number of the last purge
+    facts: dict[str, str] = field(default_factory=dict)
+    leases: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def lose_everything(self) -> None:
+        """As a server that was restarted without its disk."""
+        self.name, self.head = "another", 0
+        for held in (self.entries, self.log, self.facts, self.leases):
+            held.clear()
+
+
+class FakeSharedCache(SharedCache):
+    """One process's view. `down` fails every call; gates hold the next ones of their kind."""
+
+    def __init__(self, world: World, clock: Callable[[], float] = time.time) -> None:
+        self.world = world
+        self._clock = clock
+        self.down = False
+        self.calls: list[str] = []
+        self.gates: dict[str, Gate] = {}
+
+    async def _called(self, what: str) -> None:
+        self.calls.append(what)
+        if self.down:
+            raise CacheError("the store is down")
+        if what in self.gates:
+            await self.gates[what].enter()
+
+    async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
+        found = [self.world.entries.get(key.id) for key in keys]  # then it takes long to arrive
+        await self._called("get")
+        return found
+
+    async def put_many(self, entries: Sequence[Entry]) -> None:
+        await self._called("put")
+        self.world.entries |= {entry.key.id: entry for entry in entries}
+
+    async def delete(self, id: str) -> bool:
+        await self._called("delete")
+        return self.world.entries.pop(id, None) is not None
+
+    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        await self._called("page")
+        entries = [each for each in self.world.entries.values() if filter.covers(each)]
+        return Page([_summary(each) for each in entries[:limit]], None)
+
+    async def remove(self, filter: Filter, *, before: int) -> int:
+        await self._called("remove")
+        covered = [
+            name
+            for name, entry in self.world.entries.items()
+            if entry.seen < before and filter.covers(entry)
+        ]
+        for name in covered:
+            del self.world.entries[name]
+        return len(covered)
+
+    async def purges(self, after: int) -> PurgeLog:
+        await self._called("purges")
+        rows = tuple(purge for purge in self.world.log if purge.number > after)
+        return PurgeLog(self.world.name, self.world.head, rows)
+
+    async def announce(self, filter: Filter) -> int:
+        await self._called("announce")
+        now, previous = self._clock(), self.world.head
+        self.world.head = max(previous + 1, int(now * 1000))
+        self.world.log.append(Purge(self.world.head, previous, filter, now))
+        return self.world.head
+
+    async def forget(self, number: int) -> None:
+        await self._called("forget")
+        self.world.log = [purge for purge in self.world.log if purge.number > number]
+
+    async def claim(self, name: str, holder: str, seconds: float) -> bool:
+        await self._called("claim")
+        held_by, until = self.world.leases.get(name, (holder, 0.0))
+        if held_by != holder and until > self._clock():
+            return False
+        self.world.leases[name] = (holder, self._clock() + seconds)
+        return True
+
+    async def release(self, name: str, holder: str) -> None:
+        await self._called("release")
+        if self.world.leases.get(name, ("", 0.0))[0] == holder:
+            del self.world.leases[name]
+
+    async def fact(self, name: str, default: str) -> str:
+        await self._called("fact")
+        return self.world.facts.setdefault(name, default)
+
+    async def totals(self) -> Totals:
+        await self._called("totals")
+        return Totals(len(self.world.entries), 0)
+
+    async def aclose(self) -> None:
+        return None
+
+    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        return self._answer(self.world.entries.get(Key.of(prompt, llm_string).id))
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        entry = self._entry(prompt, llm_string, return_val)
+        self.world.entries[entry.key.id] = entry
+
+    def clear(self, **kwargs: Any) -> None:
+        self.world.entries.clear()
+
+
+def _summary(entry: Entry) -> Summary:
+    return Summary(
+        entry.key.id,
+        entry.stored_at,
+        entry.expires_at,
+        entry.retained_until,
+        len(entry.key.prompt),
+        entry.key.prompt[:PREVIEW_CHARS],
+        entry.tags,
+        entry.about,
+    )
