@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 from langchain_anthropic import ChatAnthropic
+from langchain_core.messages import BaseMessageChunk
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 
@@ -71,8 +73,25 @@ class Clients:
 
 
 def forget_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever would send clients elsewhere, or as somebody else."""
+    """Whatever would send clients elsewhere, or as somebody else; and the world's certificates,
+    which take each client 20 ms to read."""
     ours = ("OPENAI_", "ANTHROPIC_", "LANGSMITH_", "LANGCHAIN_")
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(ours):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("SSL_CERT_FILE", str(Path(__file__).parent / "localhost.pem"))
+
+
+async def merged(chunks: AsyncIterator[Any]) -> Any:
+    """A message that came in chunks, as LangChain adds them up."""
+    added: BaseMessageChunk | None = None
+    async for chunk in chunks:
+        added = chunk if added is None else added + chunk
+    assert added is not None
+    return added
+
+
+def without_run(message: Any) -> dict[str, Any]:
+    """All of a message, but for the id where LangChain makes one up for each run."""
+    dumped: dict[str, Any] = message.model_dump()
+    return dumped | {"id": None if dumped["id"].startswith("lc_run-") else dumped["id"]}
