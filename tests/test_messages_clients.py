@@ -29,7 +29,7 @@ from tests.fakes.messages import (
     tool_use,
 )
 from tests.fakes.oracle import expected
-from tests.fakes.provider import Answer, FakeProvider
+from tests.fakes.provider import Answer, FakeProvider, Gate
 
 CREDENTIAL = "Bearer mine"
 JOKE = asking()
@@ -213,6 +213,62 @@ async def test_a_conversation_with_thoughts_and_tools(
     assert provider.calls[1].json()["messages"][1]["content"] == answer["content"]
     assert clients.outcomes == ["MISS", "MISS", "HIT", "HIT"]
     assert await live.stored() == 2
+
+
+@anthropic.beta_async_tool
+async def weather_of(city: str) -> str:
+    """Tell the weather of a city."""
+    return f"rain in {city}"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("how", "outcomes"),
+    [({"thread": False}, ["MISS", "MISS", "HIT", "HIT"]), ({}, ["BYPASS"] * 4)],
+    ids=["without thread", "threaded"],
+)
+async def test_the_tool_runner(
+    clients: Clients,
+    provider: FakeProvider,
+    sdk: AsyncAnthropic,
+    how: dict[str, Any],
+    outcomes: list[str],
+    stream: bool,
+) -> None:
+    """The client's own agent calls the tool from a hit too; in threads, which the provider forgets
+    after minutes, all its turns reach the provider."""
+    call = tool_use("weather_of", {"city": "Köln"})
+    called = as_told(saying(call, stop_reason="tool_use"), stream=stream)
+    provider.script(called, Answer(), called)
+
+    async def run() -> Any:
+        runner: Any = sdk.beta.messages.tool_runner
+        return await runner(**JOKE, tools=[weather_of], stream=stream, **how).until_done()
+
+    first, second = await run(), await run()
+    assert first.content == second.content
+    result = provider.calls[1].json()["messages"][-1]["content"][0]
+    assert (result["tool_use_id"], result["content"]) == ("toolu_1", "rain in Köln")
+    assert clients.outcomes == outcomes
+
+
+async def test_who_asks_meanwhile_listens_too(
+    clients: Clients, provider: FakeProvider, live: LiveProxy, sdk: AsyncAnthropic
+) -> None:
+    """One call for three clients, of which one wants the answer in one piece."""
+    gate = Gate()
+    provider.script(Answer(chunk_gate=gate))
+    asked: list[Any] = [asyncio.create_task(streamed(sdk))]
+    await gate.reached()
+    asked += [asyncio.create_task(ask(sdk)) for ask in (streamed, plain)]
+    await live.listening(3)
+    await gate.open()
+    first, second, whole = await asyncio.gather(*asked)
+    assert first == second
+    assert whole == await plain(sdk)
+    assert whole["content"] == [text(SAID)]
+    assert sorted(clients.outcomes) == ["COLLAPSED", "COLLAPSED", "HIT", "MISS"]
+    await live.settled()
 
 
 @pytest.mark.parametrize("stream", [False, True])
