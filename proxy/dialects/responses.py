@@ -1,34 +1,40 @@
 """`/responses`: what of a request is in the key, and a response kept and told again.
 
-Sources: OpenAI's API reference, "Responses" and "Responses streaming".
+Sources: OpenAI's API reference, "Responses" and "Responses streaming"; the references of vLLM,
+Groq, Ollama and OpenRouter for where they differ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from cache_backends.base import ChatGeneration, Generation
+from proxy.dialects import responses_ask, responses_facts, responses_tell
 from proxy.dialects.base import CACHING, CALLER, QUEUE, TELLING, Fields, JsonDialect, Recorder
-from proxy.dialects.recorders import JsonRecorder
-from proxy.models import AnswerFacts, Answers, Ask, Bounds, Head
+from proxy.dialects.recorders import EventRecorder, JsonRecorder
+from proxy.dialects.responses_facts import said
+from proxy.models import AnswerFacts, Answers, Ask, Bounds, Head, Ignored
 
-# OpenAI keeps a response that is stored there for 30 days: then its id leads nowhere.
-KEPT_S = 29 * 86400.0
+# An answer with another status is none, or not yet one.
+_KEPT = ("completed", "incomplete")
+_LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
-# Tools that run at the caller, or that look at nothing but the request and do nothing but answer.
-_HARMLESS_TOOLS = frozenset(
-    {
-        "apply_patch",
-        "computer",
-        "computer_use_preview",
-        "custom",
-        "function",
-        "image_generation",
-        "local_shell",
-    }
+_END_USER = ("safety_identifier", "user")
+_CACHE_OPTIONS = "prompt_cache_options"
+# All that is ignored and repeated. `service_tier` is none of them: the answer tells the tier that
+# was used.
+_REPEATED = (
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    _CACHE_OPTIONS,
+    *_END_USER,
 )
+
+_Keep = Callable[[dict[str, Any]], Answers | None]
 
 
 class Responses(JsonDialect):
@@ -38,6 +44,7 @@ class Responses(JsonDialect):
     version = 1
     fields = Fields(
         asked=("instructions", "input"),
+        # `store` is in the key: the id of an answer is a handle to what the provider stores.
         ignored={
             "stream": TELLING,
             "stream_options": TELLING,
@@ -46,106 +53,183 @@ class Responses(JsonDialect):
             "metadata": "labels of the caller",
             "prompt_cache_key": CACHING,
             "prompt_cache_retention": CACHING,
-            "prompt_cache_options": CACHING,
+            _CACHE_OPTIONS: CACHING,
             "service_tier": QUEUE,
         },
-        neutral={"background": (False,), "store": (True,), "tools": ([],), "include": ([],)},
+        neutral={"background": (False,), "include": ([],), "store": (True,), "tools": ([],)},
+        # `parallel_tool_calls`, `tool_choice`, `top_logprobs` and `truncation` are missing here:
+        # vLLM does something else when they are null than when they are left out.
         nullable=frozenset(
             {
                 "background",
+                "context_management",
                 "conversation",
                 "include",
-                "instructions",
                 "max_output_tokens",
                 "max_tool_calls",
-                "model",
+                "model",  # Azure: the deployment stands in the URL
+                "moderation",
                 "previous_response_id",
                 "prompt",
                 "reasoning",
                 "store",
                 "temperature",
                 "top_p",
-                "truncation",
             }
         ),
-        echoed=frozenset(
-            {
-                "metadata",
-                "prompt_cache_key",
-                "prompt_cache_options",
-                "prompt_cache_retention",
-                "safety_identifier",
-                "user",
-            }
-        ),
+        echoed=frozenset(_REPEATED),
         shape={"input": {"content": {}, "summary": {}}},
-        marks=frozenset({"prompt_cache_breakpoint"}),
+        marks=frozenset({"cache_control", "prompt_cache_breakpoint"}),
     )
 
     def bounds(self, body: dict[str, Any]) -> Bounds:
-        if refusal := _refusal(body):
-            return Bounds(uncached=refusal)
-        if body.get("store") is False:
-            return Bounds(
-                account="previous_response_id" if body.get("previous_response_id") else ""
-            )
-        return Bounds(account="the provider stores the response", keep_s=KEPT_S)
+        return responses_ask.bounds(body)
 
     def recorder(self, ask: Ask, head: Head, parts: int) -> Recorder:
-        return JsonRecorder(_read)
+        def keep(body: dict[str, Any]) -> Answers | None:
+            return _answers(ask, body)
+
+        return _StreamRecorder(keep) if head.streams else JsonRecorder(keep)
 
     def can_replay(self, ask: Ask, answers: Answers) -> bool:
-        return len(answers) == len(answers[0]) == 1 and isinstance(answers[0][0], ChatGeneration)
+        return len(answers) == 1 and len(answers[0]) == 1 and _is_response(answers[0][0])
 
     def replay(self, ask: Ask, answers: Answers) -> bytes:
-        return orjson.dumps(_body(answers[0][0]))
+        body = _body(ask, answers[0][0])
+        return responses_tell.tell(body) if ask.stream else orjson.dumps(body)
 
     def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
-        return AnswerFacts(finish_reasons=(_body(answers[0][0])["status"],))
+        generation = answers[0][0]
+        return responses_facts.facts(ask, _info(generation)["envelope"], _output(generation))
+
+    def _split(
+        self, body: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any], tuple[Ignored, ...]]:
+        responses_ask.check_input(body.get("input"))
+        asked, parameters, ignored = super()._split(body)
+        if responses_ask.recalls(body):
+            users = {name: body[name] for name in _END_USER if body.get(name) is not None}
+            parameters |= users
+            ignored = tuple(each for each in ignored if each.path not in users)
+        return asked, parameters, ignored
 
 
-def _refusal(body: dict[str, Any]) -> str:
-    """Why a request's answer is not its own: it acts, or looks at what others may change."""
-    for name in ("background", "conversation"):
-        if body.get(name):
-            return name
-    prompt, caching = body.get("prompt"), body.get("prompt_cache_options")
-    if isinstance(prompt, dict) and not prompt.get("version"):
-        return "prompt without a version"
-    for name in ("prewarm", "comparison_response_id"):
-        if isinstance(caching, dict) and caching.get(name):
-            return name
-    tools = body.get("tools")
-    if not all(map(_is_harmless, tools if isinstance(tools, list) else ())):
-        return "a tool of the provider's"
-    return ""
+class _StreamRecorder(EventRecorder):
+    """Listens to a response that comes in events: the last one holds it all."""
 
+    def __init__(self, keep: _Keep) -> None:
+        super().__init__()
+        self._keep = keep
+        self._begun = 0  # items of which something was told
+        self._told: list[tuple[Any, Any]] = []  # whole items, each with its place
+        self._body: dict[str, Any] | None = None
 
-def _is_harmless(tool: Any) -> bool:
-    if not isinstance(tool, dict):
-        return True  # the provider will refuse it
-    kind = tool.get("type")
-    if kind == "namespace":
-        inner = tool.get("tools")
-        return all(map(_is_harmless, inner if isinstance(inner, list) else ()))
-    if kind == "tool_search":
+    def add(self, chunk: dict[str, Any]) -> bool:
+        if self.ended:
+            return False
+        kind, body = chunk.get("type"), chunk.get("response")
+        if kind == "response.output_item.added":
+            self._begun += 1
+        elif kind == "response.output_item.done":
+            self._told.append((chunk.get("output_index"), chunk.get("item")))
+        elif isinstance(kind, str) and kind.endswith(".delta"):
+            self._begun = self._begun or 1
+        elif isinstance(kind, str) and kind in _LAST_EVENTS:
+            self.ended = True
+            if isinstance(body, dict) and kind == f"response.{body.get('status')}":
+                self._body = body
         return True
-    if kind == "shell":
-        environment = tool.get("environment")
-        return isinstance(environment, dict) and environment.get("type") == "local"
-    return kind in _HARMLESS_TOOLS
+
+    def answers(self) -> Answers | None:
+        if self._body is None:
+            return None
+        output = self._body.get("output")
+        if not output and (self._told or self._begun):  # some servers leave it out at the end
+            output = self._in_order()
+        elif self._told and not _agree([item for _, item in self._told], output):
+            return None
+        return self._keep({**self._body, "output": output})
+
+    def _in_order(self) -> list[Any] | None:
+        """The items as they were told; `None` if one is missing or has no place."""
+        places = [place for place, _ in self._told]
+        if len(places) < self._begun or any(type(place) is not int for place in places):
+            return None
+        if len(set(places)) < len(places):
+            return None
+        return [item for _, item in sorted(self._told, key=lambda told: told[0])]
 
 
-def _read(body: dict[str, Any]) -> Answers | None:
-    if body.get("status") != "completed" or not isinstance(body.get("output"), list):
+def _agree(told: list[Any], output: Any) -> bool:
+    """Does the end hold the items that were told before, as many and with the same words?"""
+    if not isinstance(output, list):
+        return False
+    return sorted(said([item]) for item in told) == sorted(said([item]) for item in output)
+
+
+def _answers(ask: Ask, body: dict[str, Any]) -> Answers | None:
+    output = body.pop("output", None)
+    if body.get("status") not in _KEPT or not _is_output(output):
         return None
-    message = {"role": "assistant", "content": body.pop("output")}
-    return [[ChatGeneration("", {"envelope": body}, message=message)]]
+    # What repeats the request, also where the provider has changed it on the way, is not kept:
+    # another caller may get this answer.
+    repeated = [name for name, value in ask.echoed.items() if name in body and value is not None]
+    envelope = {name: value for name, value in body.items() if name not in repeated}
+    if _CACHE_OPTIONS in repeated:
+        envelope |= _filled_in(ask.echoed[_CACHE_OPTIONS], body[_CACHE_OPTIONS])
+    info: dict[str, Any] = {"envelope": envelope}
+    if repeated:
+        info["repeated"] = repeated
+    message = {"role": "assistant", "content": output}
+    return [[ChatGeneration(said(output), info, message=message)]]
 
 
-def _body(generation: Generation) -> dict[str, Any]:
+def _filled_in(options: Any, used: Any) -> dict[str, Any]:
+    """Of the cache's options those that the provider has chosen."""
+    if not isinstance(options, dict) or not isinstance(used, dict):
+        return {}
+    return {_CACHE_OPTIONS: {name: used[name] for name in used if name not in options}}
+
+
+def _body(ask: Ask, generation: Generation) -> dict[str, Any]:
+    """The response as this request would be told it: what repeats it repeats the current one."""
+    envelope = dict(_info(generation)["envelope"])
+    repeated = _info(generation).get("repeated", ())
+    for name in _REPEATED:
+        value = ask.echoed.get(name)
+        if value is not None and (name in envelope or name in repeated):
+            known = envelope.get(name) if name == _CACHE_OPTIONS else None
+            if isinstance(known, dict) and isinstance(value, dict):
+                value = {**known, **value}
+            envelope[name] = value
+        elif name in repeated:
+            envelope[name] = {} if name == "metadata" else None
+    return {**envelope, "output": _output(generation)}
+
+
+def _is_response(generation: Generation) -> bool:
+    """Was this kept by `_answers`, and not written by somebody else?"""
+    info = generation.generation_info
+    envelope = info.get("envelope") if isinstance(info, dict) else None
+    return (
+        isinstance(generation, ChatGeneration)
+        and isinstance(generation.message, dict)
+        and _is_output(generation.message.get("content"))
+        and isinstance(envelope, dict)
+        and envelope.get("status") in _KEPT
+        and isinstance(_info(generation).get("repeated", []), list)
+    )
+
+
+def _is_output(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _info(generation: Generation) -> dict[str, Any]:
+    return generation.generation_info or {}
+
+
+def _output(generation: Generation) -> list[dict[str, Any]]:
     assert isinstance(generation, ChatGeneration)
-    return {
-        **(generation.generation_info or {})["envelope"],
-        "output": generation.message["content"],
-    }
+    output: list[dict[str, Any]] = generation.message["content"]
+    return output
