@@ -614,6 +614,14 @@ async def test_a_path_that_leads_nowhere(proxy: StartProxy, clients: Clients, ba
     assert "http://127.0.0.1:8484/anthropic" in says(caught.value, "unknown_path")
 
 
+async def test_a_path_that_nobody_can_mean(provider: FakeProvider, sdk: AsyncAnthropic) -> None:
+    """Below the provider's name, too, the client is told in its own words what is wrong."""
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        await sdk.get("/v1/%2e%2e/admin", cast_to=object)
+    assert "segment" in says(caught.value, "bad_request")
+    assert not provider.calls
+
+
 @tool
 def weather(city: str) -> str:
     """Tell the weather."""

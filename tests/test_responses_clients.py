@@ -476,6 +476,7 @@ async def test_the_rest_passes_through(
     await sdk.responses.cancel("resp_1")
     await sdk.responses.delete("resp_1")
     await sdk.responses.input_items.list("resp_1")
+    await sdk.responses.compact(**JOKE)
     await sdk.batches.create(
         input_file_id="file_1", endpoint="/v1/responses", completion_window="24h"
     )
@@ -484,6 +485,7 @@ async def test_the_rest_passes_through(
         "POST /v1/responses/resp_1/cancel",
         "DELETE /v1/responses/resp_1",
         "GET /v1/responses/resp_1/input_items",
+        "POST /v1/responses/compact",
         "POST /v1/batches",
     ]
     assert set(clients.outcomes) == {"BYPASS"}
