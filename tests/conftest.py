@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -27,6 +28,8 @@ from tests.fakes.server import AppServer, Serve
 
 if TYPE_CHECKING:
     from tests.fakes.clients import Clients
+    from tests.fakes.postgres_server import PostgresServer
+    from tests.fakes.redis_servers import RedisCluster, RedisSentinel, RedisServer
 
 # The machine may be busy: a slow example is not a failing one.
 settings.register_profile("patient", deadline=None)
@@ -134,3 +137,91 @@ async def proxy(
         return LiveProxy(app, origin, provider)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis that all tests share: each uses a prefix of its own, `fresh_name`."""
+    from tests.fakes.redis_servers import RedisServer
+
+    with ExitStack() as stack:
+        yield own_or_given(stack, RedisServer, "REDIS_URL")
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url() -> Iterator[str]:
+    """A Redis cluster of three nodes, shared like `redis_url`."""
+    from tests.fakes.redis_servers import RedisCluster
+
+    with ExitStack() as stack:
+        yield own_or_given(stack, RedisCluster, "REDIS_CLUSTER_URL")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A Postgres that all tests share: each uses a schema of its own, `fresh_name`."""
+    from tests.fakes.postgres_server import PostgresServer
+
+    with ExitStack() as stack:
+        yield own_or_given(stack, PostgresServer, "POSTGRES_URL")
+
+
+def own_or_given(stack: ExitStack, kind: Callable[[], Any], variable: str) -> str:
+    """The URL of a server that is started now, or of one that somebody else looks after.
+
+    There is no third way: a test that needs one and has none fails.
+    """
+    from tests.fakes.servers import ServerMissing
+
+    try:
+        url: str = stack.enter_context(kind()).url
+    except ServerMissing as missing:
+        if not (url := os.environ.get(variable, "")):
+            way_out = f"{missing}; or set {variable} to one that tests may write to"
+            pytest.fail(way_out, pytrace=False)
+    return url
+
+
+@pytest.fixture
+def fresh_name() -> str:
+    """A prefix or schema that nobody has used."""
+    return f"test_{uuid4().hex}"
+
+
+@pytest.fixture
+def private() -> Iterator[ExitStack]:
+    """What the servers of one test are entered into, so that they go with it."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def redis_server(private: ExitStack) -> Callable[..., RedisServer]:
+    """`redis_server(maxmemory="1mb")`: a Redis that the test may break."""
+    from tests.fakes.redis_servers import RedisServer
+
+    return lambda **options: private.enter_context(RedisServer(**options))
+
+
+@pytest.fixture
+def redis_cluster(private: ExitStack) -> Callable[[], RedisCluster]:
+    """`redis_cluster()`: a cluster whose `nodes` the test may break."""
+    from tests.fakes.redis_servers import RedisCluster
+
+    return lambda: private.enter_context(RedisCluster())
+
+
+@pytest.fixture
+def redis_sentinel(private: ExitStack) -> Callable[[], RedisSentinel]:
+    """`redis_sentinel()`: a Sentinel with a `primary` and a `replica` that the test may break."""
+    from tests.fakes.redis_servers import RedisSentinel
+
+    return lambda: private.enter_context(RedisSentinel())
+
+
+@pytest.fixture
+def postgres_server(private: ExitStack) -> Callable[..., PostgresServer]:
+    """`postgres_server(max_connections=5)`: a Postgres that the test may break."""
+    from tests.fakes.postgres_server import PostgresServer
+
+    return lambda **options: private.enter_context(PostgresServer(**options))
