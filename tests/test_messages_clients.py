@@ -13,6 +13,7 @@ from anthropic import AsyncAnthropic
 from langchain_core.tools import tool
 
 from tests.fakes.clients import Clients, forget_environment, merged, without_run
+from tests.fakes.cuttings import CUTTINGS
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.message_events import stream as events_of
 from tests.fakes.messages import (
@@ -189,6 +190,19 @@ async def test_the_helper_on_a_stream_from_a_plain_answer(
     assert repeated == original
     assert repeated["content"] == ANSWERS[name]["content"]
     assert clients.outcomes == ["MISS", "HIT", "BYPASS"]
+
+
+@pytest.mark.parametrize("how", CUTTINGS)
+async def test_a_stream_however_it_is_cut(
+    clients: Clients, provider: FakeProvider, sdk: AsyncAnthropic, how: str
+) -> None:
+    """Byte by byte, with other ends of lines or compressed: it is understood and kept the same."""
+    answer = ANSWERS["redacted thinking"]
+    provider.script(CUTTINGS[how](b"".join(events_of(answer))))
+    first, second = [await final(sdk) for _ in range(2)]
+    assert first == second
+    assert await plain(sdk) == answer
+    assert clients.outcomes == ["MISS", "HIT", "HIT"]
 
 
 async def test_a_conversation_with_thoughts_and_tools(
@@ -471,13 +485,16 @@ async def test_each_account_has_its_own(
     clients: Clients, provider: FakeProvider, live: LiveProxy
 ) -> None:
     """Whether its key is sent as older clients do it, or as newer ones."""
-    older: Any = {"Authorization": anthropic.Omit(), "X-Api-Key": "mine"}
-    options: list[Any] = [{}, {"api_key": "yours"}, {"default_headers": older}] * 2
+    options: list[Any] = [{}, {"api_key": "yours"}, older("mine"), older("yours")] * 2
     answers = [await plain(clients.anthropic(live, **each)) for each in options]
-    assert clients.outcomes == ["MISS"] * 3 + ["HIT"] * 3
-    assert [each["id"] for each in answers] == ["msg_1", "msg_2", "msg_3"] * 2
+    assert clients.outcomes == ["MISS"] * 4 + ["HIT"] * 4
+    assert [each["id"] for each in answers] == ["msg_1", "msg_2", "msg_3", "msg_4"] * 2
     assert provider.calls[2].header(b"x-api-key") == "mine"
     assert not provider.calls[2].header(b"authorization")
+
+
+def older(key: str) -> Any:
+    return {"default_headers": {"Authorization": anthropic.Omit(), "X-Api-Key": key}}
 
 
 @pytest.mark.parametrize(

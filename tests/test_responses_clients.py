@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 from tests.fakes.clients import Clients, forget_environment, merged, without_run
+from tests.fakes.cuttings import CUTTINGS
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.oracle import expected
 from tests.fakes.provider import Answer, FakeProvider, Gate
@@ -161,6 +162,19 @@ async def test_the_words_of_a_stream_from_a_plain_answer(
     original = await streamed(sdk, extra_headers={"llm-cache-control": "no-store"})
     assert clients.outcomes == ["MISS", "HIT", "BYPASS"]
     assert told(repeated) == told(original)
+
+
+@pytest.mark.parametrize("how", CUTTINGS)
+async def test_a_stream_however_it_is_cut(
+    clients: Clients, provider: FakeProvider, sdk: AsyncOpenAI, how: str
+) -> None:
+    """Byte by byte, with other ends of lines or compressed: it is understood and kept the same."""
+    answer = ANSWERS["reasoning"]
+    provider.script(CUTTINGS[how](b"".join(events_of(answer))))
+    first, second = [await final(sdk) for _ in range(2)]
+    assert first == second
+    assert await plain(sdk) == answer
+    assert clients.outcomes == ["MISS", "HIT", "HIT"]
 
 
 @pytest.mark.parametrize("streamed_first", [False, True])

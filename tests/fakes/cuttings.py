@@ -1,0 +1,31 @@
+"""The ways in which one stream of events may reach whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.fakes.provider import Answer
+
+
+def _by_byte(stream: bytes) -> Answer:
+    return Answer(chunks=[stream[at : at + 1] for at in range(len(stream))])
+
+
+def _with_crlf(stream: bytes) -> Answer:
+    return Answer(chunks=[stream.replace(b"\n", b"\r\n")])
+
+
+def _with_comments(stream: bytes) -> Answer:
+    return Answer(chunks=[b": hold on\n\n" + stream.replace(b"\n\n", b"\n: hold on\n\n")])
+
+
+def _compressed(stream: bytes) -> Answer:
+    return Answer(chunks=[stream[at : at + 100] for at in range(0, len(stream), 100)], gzip=True)
+
+
+CUTTINGS: dict[str, Callable[[bytes], Answer]] = {
+    "byte by byte": _by_byte,
+    "CRLF": _with_crlf,
+    "comments": _with_comments,
+    "gzip": _compressed,
+}
