@@ -63,7 +63,7 @@ class Messages(JsonDialect):
             "metadata": "names the caller's user",
             "service_tier": QUEUE,
         },
-        neutral={"tools": ([],), "stop_sequences": ([],)},
+        neutral={"mcp_servers": ([],), "stop_sequences": ([],), "tools": ([],)},
         # What the reference calls optional. Others give 400 at Anthropic's, and who knows what
         # elsewhere.
         nullable=frozenset(

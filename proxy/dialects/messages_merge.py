@@ -55,12 +55,12 @@ class Merge:
 
     def body(self) -> dict[str, Any]:
         """The plain answer that says the same."""
-        ending = dict(self._ending)
-        body = _overlaid(self._opening or {}, ending.pop("delta", {}))
-        usage = ending.pop("usage", None)
-        if isinstance(usage, dict) and isinstance(body.get("usage"), dict):
-            usage = _overlaid(body["usage"], usage)
-        body = _overlaid(body, {**ending, "usage": usage} if usage is not None else ending)
+        ending = {**self._ending}
+        delta, usage = ending.pop("delta", {}), ending.pop("usage", None)
+        body = _overlaid(_overlaid(self._opening or {}, delta), ending)
+        if usage is not None:
+            known = body.get("usage")
+            body["usage"] = _overlaid(known, usage) if isinstance(known, dict) else usage
         if self._model is not None:
             body["model"] = self._model
         return {**body, "content": [block.fields for block in self._blocks.values()]}
@@ -100,11 +100,9 @@ class Merge:
         """What a second one says is added to the first: counts of usage are sums so far."""
         ending = {name: value for name, value in event.items() if name != "type"}
         for name in ("delta", "usage"):
-            if ending.get(name) is not None:
-                known = self._ending.get(name) or {}
-                ending[name] = _overlaid(known, _object(ending[name]))
-            else:
-                ending.pop(name, None)
+            told = ending.pop(name, None)
+            if told is not None:
+                ending[name] = _overlaid(self._ending.get(name, {}), _object(told))
         self._ending = _overlaid(self._ending, ending)
 
 
