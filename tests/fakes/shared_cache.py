@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cache_backends.base import CacheError, Entry, Generation, Key, Totals
+from cache_backends.codec import encode
 from cache_backends.shared import (
     PREVIEW_CHARS,
     Filter,
@@ -26,6 +27,8 @@ class World:
 
     name: str = "first"
     entries: dict[str, Entry] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)  # of entries in a listing; they grow
+    stored: int = 0
     log: list[Purge] = field(default_factory=list)
     head: int = 0  # the number of the last purge
     facts: dict[str, str] = field(default_factory=dict)
@@ -34,8 +37,14 @@ class World:
     def lose_everything(self) -> None:
         """As a server that was restarted without its disk."""
         self.name, self.head = "another", 0
-        for held in (self.entries, self.log, self.facts, self.leases):
+        for held in (self.entries, self.places, self.log, self.facts, self.leases):
             held.clear()
+
+    def store(self, entry: Entry) -> None:
+        encode(entry.generations, entry.tags, entry.about)  # what cannot be written is refused
+        self.stored += 1
+        self.entries[entry.key.id] = entry
+        self.places[entry.key.id] = self.stored
 
 
 class FakeSharedCache(SharedCache):
@@ -56,13 +65,14 @@ class FakeSharedCache(SharedCache):
             await self.gates[what].enter()
 
     async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
-        found = [self.world.entries.get(key.id) for key in keys]  # then it takes long to arrive
+        found = [self._held(key) for key in keys]  # then it takes long to arrive
         await self._called("get")
         return found
 
     async def put_many(self, entries: Sequence[Entry]) -> None:
         await self._called("put")
-        self.world.entries |= {entry.key.id: entry for entry in entries}
+        for entry in entries:
+            self.world.store(entry)
 
     async def delete(self, id: str) -> bool:
         await self._called("delete")
@@ -70,8 +80,15 @@ class FakeSharedCache(SharedCache):
 
     async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
         await self._called("page")
-        entries = [each for each in self.world.entries.values() if filter.covers(each)]
-        return Page([_summary(each) for each in entries[:limit]], None)
+        below = float("inf") if cursor is None else _place(cursor)
+        covered = [
+            (self.world.places[name], entry)
+            for name, entry in self.world.entries.items()
+            if self.world.places[name] < below and self._current(entry) and filter.covers(entry)
+        ]
+        covered.sort(key=lambda each: each[0], reverse=True)
+        more = str(covered[limit - 1][0]) if len(covered) > limit else None
+        return Page([_summary(entry) for _, entry in covered[:limit]], more)
 
     async def remove(self, filter: Filter, *, before: int) -> int:
         await self._called("remove")
@@ -98,7 +115,8 @@ class FakeSharedCache(SharedCache):
 
     async def forget(self, number: int) -> None:
         await self._called("forget")
-        self.world.log = [purge for purge in self.world.log if purge.number > number]
+        kept = [purge for purge in self.world.log if purge.number > number]
+        self.world.log = kept or self.world.log[-1:]
 
     async def claim(self, name: str, holder: str, seconds: float) -> bool:
         await self._called("claim")
@@ -119,20 +137,38 @@ class FakeSharedCache(SharedCache):
 
     async def totals(self) -> Totals:
         await self._called("totals")
-        return Totals(len(self.world.entries), 0)
+        held = self.world.entries.values()
+        return Totals(len(held), sum(_bytes(entry) for entry in held))
 
     async def aclose(self) -> None:
         return None
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
-        return self._answer(self.world.entries.get(Key.of(prompt, llm_string).id))
+        return self._answer(self._held(Key.of(prompt, llm_string)))
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        entry = self._entry(prompt, llm_string, return_val)
-        self.world.entries[entry.key.id] = entry
+        self.world.store(self._entry(prompt, llm_string, return_val))
 
     def clear(self, **kwargs: Any) -> None:
         self.world.entries.clear()
+
+    def _held(self, key: Key) -> Entry | None:
+        entry = self.world.entries.get(key.id)
+        return entry if entry is not None and entry.key == key and self._current(entry) else None
+
+    def _current(self, entry: Entry) -> bool:
+        return entry.retained_until is None or entry.retained_until > self._clock()
+
+
+def _place(cursor: str) -> int:
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
+        raise ValueError(f"no cursor of a listing: {cursor!r}")
+    return int(cursor)
+
+
+def _bytes(entry: Entry) -> int:
+    strings = len(entry.key.prompt.encode()) + len(entry.key.llm_string.encode())
+    return strings + len(encode(entry.generations, entry.tags, entry.about))
 
 
 def _summary(entry: Entry) -> Summary:
@@ -141,7 +177,7 @@ def _summary(entry: Entry) -> Summary:
         entry.stored_at,
         entry.expires_at,
         entry.retained_until,
-        len(entry.key.prompt),
+        _bytes(entry),
         entry.key.prompt[:PREVIEW_CHARS],
         entry.tags,
         entry.about,
