@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cache_backends.base import (
@@ -17,6 +18,8 @@ from cache_backends.base import (
 )
 from cache_backends.memory import InMemoryCache, MemoryCache
 from cache_backends.plain import PlainCache
+from cache_backends.shared import Filter, Page, Purge, PurgeLog, SharedCache, Summary
+from cache_backends.tiered import TieredCache
 from cache_backends.urls import open_cache
 
 if TYPE_CHECKING:
@@ -28,22 +31,31 @@ __all__ = [
     "ChatGeneration",
     "Entry",
     "EntryCache",
+    "Filter",
     "Generation",
     "InMemoryCache",
     "Key",
     "MemoryCache",
     "NullCache",
+    "Page",
     "PlainCache",
+    "Purge",
+    "PurgeLog",
     "SQLiteCache",
+    "SharedCache",
+    "Summary",
+    "TieredCache",
     "Totals",
     "open_cache",
 ]
 
+# Their drivers are loaded only for those who ask for them.
+_WITH_DRIVERS = {
+    "SQLiteCache": "sqlite",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Its driver is loaded only for those who ask for it.
-    if name == "SQLiteCache":
-        from cache_backends.sqlite import SQLiteCache
-
-        return SQLiteCache
+    if name in _WITH_DRIVERS:
+        return getattr(import_module(f"cache_backends.{_WITH_DRIVERS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

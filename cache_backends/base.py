@@ -145,6 +145,8 @@ class EntryCache(BaseCache):
 
     # True where no async method ever waits: then no deadline is needed around it.
     never_waits: ClassVar[bool] = False
+    # The number of the last purge that is known (see `shared`).
+    seen: int = 0
     _clock: Callable[[], float] = staticmethod(time.time)
 
     def peek(self, key: Key) -> Entry | None:
@@ -187,6 +189,17 @@ class EntryCache(BaseCache):
     async def replace_many(self, entries: Sequence[Entry]) -> None:
         """Store entries in place of others that are still good, also where those are in memory."""
         await self.put_many(entries)
+
+    def covered(self, entry: Entry) -> bool:
+        """Is there a purge of this entry that was not known when its making began?"""
+        return False
+
+    def up_to_date(self, since: float) -> bool:
+        """Are all purges known that were complete since then, in seconds of `time.monotonic`?"""
+        return True
+
+    async def keep_up(self) -> None:
+        """Learn of the latest purges."""
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         return self._answer(await self.get(Key.of(prompt, llm_string)))

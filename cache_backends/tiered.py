@@ -72,6 +72,14 @@ class TieredCache(EntryCache):
         """Is the log known so well that memory may answer?"""
         return self._monotonic() < self._trusted_until
 
+    def up_to_date(self, since: float) -> bool:
+        # A purge is complete a lease after it was announced: what began within one is younger.
+        return self.trusted or self._monotonic() - since < self._lease_s
+
+    async def keep_up(self) -> None:
+        if self._trusted_until - self._monotonic() < self._lease_s / 2:
+            await self._read()
+
     def peek(self, key: Key) -> Entry | None:
         left = self._trusted_until - self._monotonic()
         if left < self._lease_s / 2:
@@ -110,7 +118,6 @@ class TieredCache(EntryCache):
         await self.put_many([replace(entry, seen=number) for entry in entries])
 
     def covered(self, entry: Entry) -> bool:
-        """Is there a purge of this entry that was not known when its making began?"""
         if entry.seen >= self.seen:
             return False
         named = self._by_id.get(entry.key.id)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import httpx
 from fastapi import FastAPI
 
-from cache_backends import EntryCache, open_cache
+from cache_backends import EntryCache, MemoryCache, SharedCache, TieredCache, open_cache
 from proxy import __version__, keys
 from proxy.access import Access
 from proxy.aiohttp_transport import AiohttpTransport
@@ -186,10 +186,15 @@ def build_store(settings: Settings, cache: EntryCache) -> Store:
 
 
 def _open_cache(settings: Settings) -> EntryCache:
+    said = settings.cache
     try:
-        return open_cache(settings.cache.url, max_bytes=settings.cache.max_bytes)
+        cache = open_cache(said.url, max_bytes=said.max_bytes)
     except ValueError as exc:
         raise ConfigError(f"cache.url: {exc}") from exc
+    if not isinstance(cache, SharedCache) or not said.memory_bytes:
+        return cache
+    memory = MemoryCache(max_bytes=said.memory_bytes)
+    return TieredCache(memory, cache, lease=said.memory_lease_s)
 
 
 def _tier(url: str) -> str:

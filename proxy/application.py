@@ -20,6 +20,8 @@ from proxy.store import Store
 OPEN_S = 0.25
 # How often a cache that could not be reached at the start is tried again.
 REOPEN_S = 1.0
+# How often it is seen to that all purges are known, while there are fetches that others may join.
+KEEP_UP_S = 0.2
 
 
 class Application:
@@ -48,6 +50,7 @@ class Application:
         self.journal = journal
         self._ops_paths: frozenset[str] = frozenset() if ops_apart else OPS_PATHS
         self._opening: asyncio.Task[None] | None = None
+        self._keeping_up: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._ops_paths:
@@ -74,6 +77,7 @@ class Application:
         does."""
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
+            self._keeping_up = asyncio.create_task(self._keep_up())
         await asyncio.wait({self._opening}, timeout=OPEN_S)
         self.health.started = True
 
@@ -83,11 +87,18 @@ class Application:
             await asyncio.sleep(REOPEN_S)
             await self.store.start()
 
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_UP_S)
+            if self.flights:
+                await self.store.keep_up()
+
     async def aclose(self) -> None:
         """Let go of everything; what is being saved is saved first."""
         self.health.draining = True
-        if self._opening is not None:
-            self._opening.cancel()
+        for task in (self._opening, self._keeping_up):
+            if task is not None:
+                task.cancel()
         await self.engine.aclose()
         self.journal.close()
         if sys.stdout.isatty() and (said := summary(self.metrics)):

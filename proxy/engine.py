@@ -89,7 +89,8 @@ class Engine:
         if not _serves(known):
             return None
         lookup_s = time.perf_counter() - began
-        return self._replies.hit(inquiry, found, _outcome(known), lookup_s=lookup_s)
+        outcome = _outcome(known)
+        return self._replies.hit(inquiry, found, outcome, lookup_s=lookup_s, detail="memory")
 
     async def answer(self, inquiry: Inquiry) -> Reply:
         """The reply, from the cache or the provider; raises what went wrong instead."""
@@ -153,16 +154,19 @@ class Engine:
         # One who wants it in one piece can be told what a stream brings, but not the reverse.
         for stream in (True,) if inquiry.ask.stream else (True, False):
             flight = self._flights.joinable(_shared(key, inquiry, stream))
-            if flight is not None and flight is not but:
-                return flight, True
+            if flight is None or flight is but or self._fetcher.purged(inquiry, flight):
+                continue
+            return flight, True
         return self._start(inquiry, key), False
 
     def _start(self, inquiry: Inquiry, key: Hashable) -> Flight:
-        return self._flights.start(
+        flight = self._flights.start(
             _shared(key, inquiry, inquiry.ask.stream),
             partial(self._fetcher.run, inquiry),
             worth_finishing=inquiry.verdict.may_write and not inquiry.call.provider.local,
         )
+        flight.seen = self._store.seen
+        return flight
 
     async def _overtake(
         self, inquiry: Inquiry, key: Hashable, first: Listener

@@ -98,6 +98,15 @@ class Fetcher:
             return [Freshness.UNUSABLE] * len(known)
         return known
 
+    def purged(self, inquiry: Inquiry, flight: Flight) -> bool:
+        """Was what this flight brings purged since it began? Then nobody may join it any more."""
+
+        def entries() -> list[Entry]:
+            nothing: Answers = [[]] * len(inquiry.question.keys)
+            return self._entries(inquiry, flight, nothing, range(len(nothing)), AnswerFacts())
+
+        return self._store.purged(flight.seen, flight.began, entries)
+
     async def _fetch_or_fall_back(
         self,
         inquiry: Inquiry,
@@ -233,8 +242,11 @@ class Fetcher:
         if flight.reason or answers is None:
             flight.refused, flight.stored = True, False
             return
-        entries = self._entries(inquiry, flight, answers, places)
-        saved = await self._store.save(entries, patience_s=COMMIT_WAIT_S)
+        facts = flight.facts if len(answers) == 1 else None
+        entries = self._entries(inquiry, flight, answers, places, facts)
+        # The entry that did not do for this caller is still good for others.
+        replacing = not inquiry.verdict.may_read or flight.forwarded == "request"
+        saved = await self._store.save(entries, patience_s=COMMIT_WAIT_S, replacing=replacing)
         if isinstance(saved, bool):
             flight.stored = saved
         elif _lasts(inquiry.verdict):
@@ -249,14 +261,18 @@ class Fetcher:
         return "incomplete answer" if facts is None else self._policy.keep(verdict, facts, size)
 
     def _entries(
-        self, inquiry: Inquiry, flight: Flight, answers: Answers, places: Sequence[int]
+        self,
+        inquiry: Inquiry,
+        flight: Flight,
+        answers: Answers,
+        places: Sequence[int],
+        facts: AnswerFacts | None,
     ) -> list[Entry]:
         now = self._clock()
         expires_at, retained_until = self._policy.expiry(inquiry.verdict, now)
         entries = []
         for place, generations in zip(places, answers, strict=True):
-            facts = flight.facts if len(answers) == 1 else None
-            facts = facts or inquiry.dialect.facts(inquiry.ask, [generations])
+            its = facts or inquiry.dialect.facts(inquiry.ask, [generations])
             about = {
                 "provider": inquiry.call.provider.name,
                 "dialect": inquiry.ask.dialect,
@@ -264,8 +280,8 @@ class Fetcher:
                 "namespace": inquiry.verdict.namespace,
                 "client": inquiry.call.client or "",
                 "seconds": round(flight.upstream_s, 6),
-                "input_tokens": facts.input_tokens,
-                "output_tokens": facts.output_tokens,
+                "input_tokens": its.input_tokens,
+                "output_tokens": its.output_tokens,
             }
             entry = Entry(
                 inquiry.question.keys[place],
@@ -275,6 +291,7 @@ class Fetcher:
                 retained_until=retained_until,
                 tags=inquiry.verdict.tags,
                 about=about,
+                seen=flight.seen,
             )
             entries.append(entry)
         return entries

@@ -54,6 +54,8 @@ class Flight:
     def __init__(
         self, *, may_share: bool, finish_alone_s: float, max_backlog: int, backlogs: Backlogs
     ) -> None:
+        self.began = time.monotonic()
+        self.seen = 0  # the last purge that was known then
         self.head: Head | None = None  # the provider's, once it answers
         self.found: Sequence[Entry] | None = None  # or what the cache had
         self.freshness = Freshness.FRESH

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeGuard, TypeVar
 
 from cache_backends.base import CacheError, Entry, EntryCache, Key, Totals
@@ -130,6 +130,27 @@ class Store:
             found.append(entry)
         return found
 
+    @property
+    def seen(self) -> int:
+        """The number of the last purge that is known."""
+        return self._cache.seen
+
+    def purged(self, seen: int, began: float, entries: Callable[[], Iterable[Entry]]) -> bool:
+        """Were these entries purged since `began`, when `seen` was the last purge known?
+
+        True also where that cannot be told. Seconds of `time.monotonic`.
+        """
+        if not self._cache.up_to_date(began):
+            return True
+        return self._cache.seen > seen and any(map(self._cache.covered, entries()))
+
+    async def keep_up(self) -> None:
+        """Learn of the latest purges, while answers are fetched that others may join."""
+        if self._reading.allows():
+            await self._guarded(
+                self._cache.keep_up, self._reading, self._lookup_timeout_s, "reading of purges"
+            )
+
     async def find(self, keys: Sequence[Key]) -> list[Entry | None]:
         """An entry or `None` for each key; all `None` if the backend fails or is too slow."""
         if not self._reading.allows():
@@ -144,25 +165,26 @@ class Store:
         ]
 
     async def save(
-        self, entries: Sequence[Entry], *, patience_s: float
+        self, entries: Sequence[Entry], *, patience_s: float, replacing: bool = False
     ) -> bool | asyncio.Task[bool]:
         """Store entries, and tell whether they are; after `patience_s` seconds, what will tell it.
 
-        The save goes on by itself then, within its own deadline.
+        The save goes on by itself then, within its own deadline. `replacing`: others that are still
+        good, which processes may have in memory.
         """
         if len(self._saving) >= MAX_PENDING_SAVES or not self._writing.allows():
             return False
         if self._cache.never_waits:
-            return await self._save(entries)
-        task = asyncio.create_task(self._save(entries))
+            return await self._save(entries, replacing)
+        task = asyncio.create_task(self._save(entries, replacing))
         self._saving.add(task)
         task.add_done_callback(self._saving.discard)
         done, _ = await asyncio.wait({task}, timeout=patience_s)
         return task.result() if done else task
 
-    async def _save(self, entries: Sequence[Entry]) -> bool:
+    async def _save(self, entries: Sequence[Entry], replacing: bool) -> bool:
         async def put() -> bool:
-            await self._cache.put_many(entries)
+            await (self._cache.replace_many if replacing else self._cache.put_many)(entries)
             return True
 
         return bool(await self._guarded(put, self._writing, self._save_timeout_s, "save"))

@@ -24,6 +24,7 @@ from pydantic import (
 from proxy.config.values import (
     BaseUrl,
     HeaderName,
+    Lease,
     Lifetime,
     LowerTexts,
     Patience,
@@ -122,6 +123,11 @@ class Cache(Section):
     """Keys the hash of credentials. Unset: made once and kept in the cache."""
     max_bytes: Size | None = None
     """What the cache may take. Unset: SQLite 10 GiB and half of the free disk, memory 256 MiB."""
+    memory_bytes: Size = 256 * 2**20
+    """What each process keeps in memory of a cache that several share. 0: nothing."""
+    memory_lease_s: Lease = 1.0
+    """How long memory may answer without news of purges, and so how long a purge takes. The first
+    process that opens the cache decides for all."""
     max_entry: Size = 64 * 2**20
     """Larger answers are not stored."""
     lookup_timeout_s: Patience = 0.25

@@ -74,6 +74,7 @@ def _regex(pattern: str) -> str:
 
 Seconds = Annotated[float, BeforeValidator(units.seconds)]
 Patience = Annotated[Seconds, Field(gt=0)]
+Lease = Annotated[Seconds, Field(ge=0.5, le=60)]
 Lifetime = Annotated[float, BeforeValidator(units.lifetime)]
 Size = Annotated[int, BeforeValidator(units.size)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]
