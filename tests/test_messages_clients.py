@@ -10,9 +10,9 @@ import httpx2
 import orjson
 import pytest
 from anthropic import AsyncAnthropic
-from langchain_core.tools import tool
+from pydantic import BaseModel
 
-from tests.fakes.clients import Clients, forget_environment, merged, without_run
+from tests.fakes.clients import Clients, forget_environment
 from tests.fakes.cuttings import CUTTINGS
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.message_events import stream as events_of
@@ -264,6 +264,33 @@ async def test_the_tool_runner(
     result = provider.calls[1].json()["messages"][-1]["content"][0]
     assert (result["tool_use_id"], result["content"]) == ("toolu_1", "rain in Köln")
     assert clients.outcomes == outcomes
+
+
+class Verdict(BaseModel):
+    """What the model is to fill in."""
+
+    funny: bool
+    why: str
+
+
+@pytest.mark.parametrize("streamed_first", [False, True])
+async def test_an_answer_of_a_given_form(
+    clients: Clients, provider: FakeProvider, sdk: AsyncAnthropic, streamed_first: bool
+) -> None:
+    """The client makes the same object of a hit; another form is another question."""
+    said = text('{"funny": true, "why": "chickens"}')
+    provider.script(as_told(saying(said), stream=streamed_first))
+
+    async def parsed(stream: bool) -> Any:
+        if not stream:
+            return (await sdk.messages.parse(**JOKE, output_format=Verdict)).parsed_output
+        async with sdk.messages.stream(**JOKE, output_format=Verdict) as events:
+            return (await events.get_final_message()).parsed_output
+
+    for stream in (streamed_first, False, True):
+        assert await parsed(stream) == Verdict(funny=True, why="chickens")
+    await plain(sdk)
+    assert clients.outcomes == ["MISS", "HIT", "HIT", "MISS"]
 
 
 async def test_who_asks_meanwhile_listens_too(
@@ -637,63 +664,3 @@ async def test_a_path_that_nobody_can_mean(provider: FakeProvider, sdk: AsyncAnt
         await sdk.get("/v1/%2e%2e/admin", cast_to=object)
     assert "segment" in says(caught.value, "bad_request")
     assert not provider.calls
-
-
-@tool
-def weather(city: str) -> str:
-    """Tell the weather."""
-    return f"rain in {city}"
-
-
-async def test_langchain(clients: Clients, provider: FakeProvider, live: LiveProxy) -> None:
-    """A hit is the same message in all its parts, asked for whole or added up from a stream."""
-    model = clients.chat_anthropic(live)
-    first, second = [await model.ainvoke("Tell me a joke") for _ in range(2)]
-    assert without_run(first) == without_run(second)
-    assert first.text == expected(provider.calls[0].body, credential=CREDENTIAL, path=PATH)
-    assert first.response_metadata["id"] == "msg_1"
-    chunks = [await merged(model.astream("Tell me a joke")) for _ in range(2)]
-    assert without_run(chunks[0]) == without_run(chunks[1])
-    assert chunks[0].text == first.text
-    for tokens in ("input_tokens", "output_tokens", "total_tokens"):
-        assert chunks[0].usage_metadata[tokens] == first.usage_metadata[tokens]
-    assert clients.outcomes == ["MISS", "HIT", "HIT", "HIT"]
-
-
-LANGCHAINS = ["text", "two tool uses", "thinking", "redacted thinking", "citations", "kept prompt"]
-
-
-@pytest.mark.parametrize("streamed_first", [False, True], ids=["plain first", "streamed first"])
-@pytest.mark.parametrize("name", LANGCHAINS)
-async def test_langchain_on_every_kind_of_answer(
-    clients: Clients, provider: FakeProvider, live: LiveProxy, name: str, streamed_first: bool
-) -> None:
-    """From a hit it makes of each the messages that it makes of what the provider tells."""
-    ways = (streamed_first, False, True)
-    provider.script(*(as_told(ANSWERS[name], stream=stream) for stream in ways))
-    model = clients.chat_anthropic(live).bind_tools([weather])
-
-    async def ask(stream: bool, **how: Any) -> Any:
-        return await (merged(model.astream("x", **how)) if stream else model.ainvoke("x", **how))
-
-    await ask(streamed_first)
-    for stream in (False, True):
-        original, repeated = await ask(stream, **PAST), await ask(stream)
-        assert without_run(repeated) == without_run(original)
-        calls = [each for each in ANSWERS[name]["content"] if each["type"] == "tool_use"]
-        assert [each["args"] for each in repeated.tool_calls] == [each["input"] for each in calls]
-    assert clients.outcomes == ["MISS", "BYPASS", "HIT", "BYPASS", "HIT"]
-
-
-async def test_langchain_hears_of_errors(
-    clients: Clients, provider: FakeProvider, live: LiveProxy
-) -> None:
-    """Refused, cut off under way, or failed under way: an exception, and nothing is stored."""
-    model = clients.chat_anthropic(live)
-    provider.script(Answer(status=429), Answer(cut_after=4), Answer(error={"message": "alas"}))
-    with pytest.raises(anthropic.RateLimitError):
-        await model.ainvoke("Tell me a joke")
-    for _ in range(2):
-        with pytest.raises((anthropic.APIError, httpx2.TransportError)):
-            await merged(model.astream("Tell me a joke"))
-    assert await live.stored() == 0

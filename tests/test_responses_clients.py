@@ -8,11 +8,10 @@ from typing import Any
 import openai
 import orjson
 import pytest
-from langchain_core.tools import tool
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from tests.fakes.clients import Clients, forget_environment, merged, without_run
+from tests.fakes.clients import Clients, forget_environment
 from tests.fakes.cuttings import CUTTINGS
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.oracle import expected
@@ -230,18 +229,24 @@ class Verdict(BaseModel):
     why: str
 
 
+@pytest.mark.parametrize("streamed_first", [False, True])
 async def test_an_answer_of_a_given_form(
-    clients: Clients, provider: FakeProvider, sdk: AsyncOpenAI
+    clients: Clients, provider: FakeProvider, sdk: AsyncOpenAI, streamed_first: bool
 ) -> None:
-    """`parse` makes the same object of a hit; another form is another question."""
-    said = '{"funny": true, "why": "chickens"}'
-    provider.script(as_told(saying(message(text(said))), stream=False))
-    verdicts = [
-        (await sdk.responses.parse(**JOKE, text_format=Verdict)).output_parsed for _ in range(2)
-    ]
-    assert verdicts == [Verdict(funny=True, why="chickens")] * 2
+    """The client makes the same object of a hit; another form is another question."""
+    said = message(text('{"funny": true, "why": "chickens"}'))
+    provider.script(as_told(saying(said), stream=streamed_first))
+
+    async def parsed(stream: bool) -> Any:
+        if not stream:
+            return (await sdk.responses.parse(**JOKE, text_format=Verdict)).output_parsed
+        async with sdk.responses.stream(**JOKE, text_format=Verdict) as events:
+            return (await events.get_final_response()).output_parsed
+
+    for stream in (streamed_first, False, True):
+        assert await parsed(stream) == Verdict(funny=True, why="chickens")
     await plain(sdk)
-    assert clients.outcomes == ["MISS", "HIT", "MISS"]
+    assert clients.outcomes == ["MISS", "HIT", "HIT", "MISS"]
 
 
 async def test_the_synchronous_client(
@@ -532,64 +537,3 @@ async def test_each_account_has_its_own(
     answers = [await plain(clients.openai(live, api_key=key)) for key in ("mine", "yours", "mine")]
     assert clients.outcomes == ["MISS", "MISS", "HIT"]
     assert [each["id"] for each in answers] == ["resp_1", "resp_2", "resp_1"]
-
-
-@tool
-def weather(city: str) -> str:
-    """Tell the weather."""
-    return f"rain in {city}"
-
-
-async def test_langchain(clients: Clients, provider: FakeProvider, live: LiveProxy) -> None:
-    """A hit is the same message in all its parts, asked for whole or added up from a stream."""
-    model = clients.chat_openai(live)
-    first, second = [await model.ainvoke("Tell me a joke") for _ in range(2)]
-    assert without_run(first) == without_run(second)
-    assert first.text == expected(provider.calls[0].body, credential=CREDENTIAL, path=PATH)
-    assert first.usage_metadata is not None
-    assert first.response_metadata["id"] == "resp_1"
-    chunks = [await merged(model.astream("Tell me a joke")) for _ in range(2)]
-    assert without_run(chunks[0]) == without_run(chunks[1])
-    assert (chunks[0].text, chunks[0].usage_metadata) == (first.text, first.usage_metadata)
-    assert clients.outcomes == ["MISS", "HIT", "HIT", "HIT"]
-
-
-LANGCHAINS = ["text", "tool call", "two tool calls", "reasoning", "open reasoning", "citations"]
-
-
-@pytest.mark.parametrize("streamed_first", [False, True], ids=["plain first", "streamed first"])
-@pytest.mark.parametrize("name", LANGCHAINS)
-async def test_langchain_on_every_kind_of_answer(
-    clients: Clients, provider: FakeProvider, live: LiveProxy, name: str, streamed_first: bool
-) -> None:
-    """From a hit it makes of each the messages that it makes of what the provider tells."""
-    ways = (streamed_first, False, True)
-    provider.script(*(as_told(ANSWERS[name], stream=stream) for stream in ways))
-    model = clients.chat_openai(live).bind_tools([weather])
-    past: Any = {"extra_headers": {"llm-cache-control": "no-store"}}
-
-    async def ask(stream: bool, **how: Any) -> Any:
-        return await (merged(model.astream("x", **how)) if stream else model.ainvoke("x", **how))
-
-    await ask(streamed_first)
-    for stream in (False, True):
-        original, repeated = await ask(stream, **past), await ask(stream)
-        assert without_run(repeated) == without_run(original)
-        calls = [each for each in ANSWERS[name]["output"] if each["type"] == "function_call"]
-        assert [each["args"] for each in repeated.tool_calls] == [
-            orjson.loads(each["arguments"]) for each in calls
-        ]
-    assert clients.outcomes == ["MISS", "BYPASS", "HIT", "BYPASS", "HIT"]
-
-
-async def test_langchain_hears_of_errors(
-    clients: Clients, provider: FakeProvider, live: LiveProxy
-) -> None:
-    """Refused, or cut off under way: an exception, and nothing is stored."""
-    model = clients.chat_openai(live)
-    provider.script(Answer(status=429), Answer(cut_after=4))
-    with pytest.raises(openai.RateLimitError):
-        await model.ainvoke("Tell me a joke")
-    with pytest.raises(openai.APIConnectionError):
-        await merged(model.astream("Tell me a joke"))
-    assert await live.stored() == 0
