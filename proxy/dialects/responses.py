@@ -33,6 +33,8 @@ _REPEATED = (
     _CACHE_OPTIONS,
     *_END_USER,
 )
+# Who gives this has given nothing, and who says it repeats nothing.
+_NOTHING: tuple[Any, ...] = (None, {})
 
 _Keep = Callable[[dict[str, Any]], Answers | None]
 
@@ -173,18 +175,22 @@ def _answers(ask: Ask, body: dict[str, Any]) -> Answers | None:
         return None
     # What repeats the request, also where the provider has changed it on the way, is not kept:
     # another caller may get this answer.
-    repeated = [name for name, value in ask.echoed.items() if name in body and value is not None]
-    envelope = {name: value for name, value in body.items() if name not in repeated}
-    if _CACHE_OPTIONS in repeated:
-        envelope |= _filled_in(ask.echoed[_CACHE_OPTIONS], body[_CACHE_OPTIONS])
-    info: dict[str, Any] = {"envelope": envelope}
+    given = {name: value for name, value in ask.echoed.items() if value not in _NOTHING}
+    repeated = [name for name in given if body.get(name) not in _NOTHING]
+    info: dict[str, Any] = {
+        "envelope": {name: value for name, value in body.items() if name not in repeated}
+    }
     if repeated:
         info["repeated"] = repeated
+    if silent := [name for name in given if name in body and name not in repeated]:
+        info["silent"] = silent  # Ollama says null whatever was given
+    if _CACHE_OPTIONS in repeated:
+        info["envelope"] |= _chosen(given[_CACHE_OPTIONS], body[_CACHE_OPTIONS])
     message = {"role": "assistant", "content": output}
     return [[ChatGeneration(said(output), info, message=message)]]
 
 
-def _filled_in(options: Any, used: Any) -> dict[str, Any]:
+def _chosen(options: Any, used: Any) -> dict[str, Any]:
     """Of the cache's options those that the provider has chosen."""
     if not isinstance(options, dict) or not isinstance(used, dict):
         return {}
@@ -193,18 +199,22 @@ def _filled_in(options: Any, used: Any) -> dict[str, Any]:
 
 def _body(ask: Ask, generation: Generation) -> dict[str, Any]:
     """The response as this request would be told it: what repeats it repeats the current one."""
-    envelope = dict(_info(generation)["envelope"])
-    repeated = _info(generation).get("repeated", ())
+    info = _info(generation)
+    body = {**info["envelope"], "output": _output(generation)}
+    repeated, silent = info.get("repeated", []), info.get("silent", [])
     for name in _REPEATED:
-        value = ask.echoed.get(name)
-        if value is not None and (name in envelope or name in repeated):
-            known = envelope.get(name) if name == _CACHE_OPTIONS else None
-            if isinstance(known, dict) and isinstance(value, dict):
-                value = {**known, **value}
-            envelope[name] = value
-        elif name in repeated:
-            envelope[name] = {} if name == "metadata" else None
-    return {**envelope, "output": _output(generation)}
+        given = ask.echoed.get(name)
+        if given in _NOTHING:
+            if name in repeated:
+                body[name] = {} if name == "metadata" else None
+        elif name in repeated or (name in body and name not in silent):
+            body[name] = _completed(given, body.get(name)) if name == _CACHE_OPTIONS else given
+    return body
+
+
+def _completed(options: Any, chosen: Any) -> Any:
+    both = isinstance(options, dict) and isinstance(chosen, dict)
+    return {**chosen, **options} if both else options
 
 
 def _is_response(generation: Generation) -> bool:
@@ -217,7 +227,9 @@ def _is_response(generation: Generation) -> bool:
         and _is_output(generation.message.get("content"))
         and isinstance(envelope, dict)
         and envelope.get("status") in _KEPT
-        and isinstance(_info(generation).get("repeated", []), list)
+        and all(
+            isinstance(_info(generation).get(name, []), list) for name in ("repeated", "silent")
+        )
     )
 
 

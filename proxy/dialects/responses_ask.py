@@ -99,6 +99,8 @@ def _refusal(body: dict[str, Any]) -> str:
     for name in ("background", "conversation"):
         if body.get(name):
             return name
+    if body.get("generate") is False:
+        return "generate"
     prompt, caching = body.get("prompt"), body.get("prompt_cache_options")
     if prompt and not (isinstance(prompt, dict) and prompt.get("version")):
         return "prompt without a version"
