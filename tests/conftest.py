@@ -28,6 +28,7 @@ from tests.fakes.server import AppServer, Serve
 
 if TYPE_CHECKING:
     from tests.fakes.clients import Clients
+    from tests.fakes.fault_proxy import FaultProxy
     from tests.fakes.postgres_server import PostgresServer
     from tests.fakes.redis_servers import RedisCluster, RedisSentinel, RedisServer
 
@@ -225,3 +226,11 @@ def postgres_server(private: ExitStack) -> Callable[..., PostgresServer]:
     from tests.fakes.postgres_server import PostgresServer
 
     return lambda **options: private.enter_context(PostgresServer(**options))
+
+
+@pytest.fixture
+def fault_proxy(private: ExitStack) -> Callable[[str], FaultProxy]:
+    """`fault_proxy(redis_url)`: a network to that server that breaks when the test says so."""
+    from tests.fakes.fault_proxy import FaultProxy
+
+    return lambda url: private.enter_context(FaultProxy(url))

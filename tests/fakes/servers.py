@@ -78,6 +78,7 @@ class Server(ABC):
     def is_up(self) -> bool:
         """Tell whether it serves."""
 
+    @abstractmethod
     def prepare(self) -> None:
         """Make what it needs before its first start."""
 
