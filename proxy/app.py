@@ -37,6 +37,7 @@ from proxy.replies import Replies
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import Health, ops_router
 from proxy.store import Store
+from proxy.turns import Alone, Turns
 from proxy.upstream import Limits, Upstream
 
 DIALECTS: Mapping[str, Dialect] = {
@@ -86,6 +87,7 @@ def create_app(
         upstream=upstream,
         policy=policy,
         access=access,
+        turns=build_turns(settings, store),
         max_misses=settings.server.max_misses,
         clock=clock,
     )
@@ -183,6 +185,12 @@ def build_store(settings: Settings, cache: EntryCache) -> Store:
         save_timeout_s=settings.cache.save_timeout_s,
         scope_secret=secret.get_secret_value().encode() if secret else None,
     )
+
+
+def build_turns(settings: Settings, store: Store) -> Alone:
+    if settings.cache.coalesce == "worker":
+        return Alone()
+    return Turns(store, patience_s=settings.upstream.flight_patience_s)
 
 
 def _open_cache(settings: Settings) -> EntryCache:

@@ -17,6 +17,7 @@ from proxy.models import AnswerFacts, Answers, Freshness, Head, Verdict
 from proxy.passage import COMMIT_WAIT_S, Passage
 from proxy.policy import Policy
 from proxy.store import Store
+from proxy.turns import Alone
 from proxy.upstream import Arrival, Upstream
 
 log = logging.getLogger("proxy.fetch")
@@ -26,6 +27,8 @@ SAVE_AGE_S = 60.0
 # What a provider says when it cannot answer now, and perhaps later. Source: RFC 5861, section 4;
 # 429 is ours: whoever is rate-limited is glad of a known answer.
 FAILED_FOR_NOW = frozenset({429, 500, 502, 503, 504})
+
+_ALONE = Alone()
 
 
 class Fetcher:
@@ -38,6 +41,7 @@ class Fetcher:
         upstream: Upstream,
         policy: Policy,
         access: Access,
+        turns: Alone | None = None,
         max_misses: int = 1000,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -45,6 +49,7 @@ class Fetcher:
         self._upstream = upstream
         self._policy = policy
         self._access = access
+        self._turns = turns or _ALONE
         self._max_misses = max_misses
         self._misses = 0
         self._clock = clock
@@ -62,9 +67,33 @@ class Fetcher:
             raise Overloaded("Too many answers are being fetched. Try again soon.", retry_after=1)
         self._misses += 1
         try:
-            await self._fetch_or_fall_back(inquiry, flight, found, known)
+            await self._fetch_in_turn(inquiry, flight, found, known)
         finally:
             self._misses -= 1
+
+    async def _fetch_in_turn(
+        self,
+        inquiry: Inquiry,
+        flight: Flight,
+        found: list[Entry | None],
+        known: list[Freshness],
+    ) -> None:
+        """Fetch, unless another process does: then what it brings is served."""
+
+        async def look() -> list[Entry] | None:
+            entries = await self._store.find(inquiry.question.keys)
+            fresh = self.usable(inquiry, entries).count(Freshness.FRESH) == len(entries)
+            return _all(entries) if fresh else None
+
+        shares = inquiry.verdict.may_read and inquiry.verdict.may_write
+        turn = await (self._turns if shares else _ALONE).take(inquiry.question.keys, look)
+        try:
+            if turn.found is not None:
+                flight.serve(turn.found)
+            else:
+                await self._fetch_or_fall_back(inquiry, flight, found, known)
+        finally:
+            turn.end(flight.saving)
 
     def _forwarded(self, found: Sequence[Entry | None]) -> str:
         held = _all(found)

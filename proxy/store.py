@@ -14,6 +14,8 @@ from typing import TypeGuard, TypeVar
 
 from cache_backends.base import CacheError, Entry, EntryCache, Key, Totals
 from cache_backends.codec import CodecError
+from cache_backends.shared import SharedCache
+from cache_backends.tiered import TieredCache
 
 log = logging.getLogger("proxy.store")
 
@@ -188,6 +190,29 @@ class Store:
             return True
 
         return bool(await self._guarded(put, self._writing, self._save_timeout_s, "save"))
+
+    async def claim(self, name: str, holder: str, seconds: float) -> bool | None:
+        """Take a lease or extend it: `False` if another holds it, `None` if nobody can tell."""
+        cache = self._cache
+        if not isinstance(cache, SharedCache | TieredCache) or not self._writing.allows():
+            return None
+        return await self._guarded(
+            lambda: cache.claim(name, holder, seconds),
+            self._writing,
+            self._lookup_timeout_s,
+            "claim",
+        )
+
+    async def release(self, name: str, holder: str) -> None:
+        """Give a lease back."""
+        cache = self._cache
+        if isinstance(cache, SharedCache | TieredCache) and self._writing.allows():
+            await self._guarded(
+                lambda: cache.release(name, holder),
+                self._writing,
+                self._lookup_timeout_s,
+                "release",
+            )
 
     async def totals(self) -> Totals | None:
         """What is stored, or `None` if the backend cannot tell now."""

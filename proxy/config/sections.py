@@ -128,6 +128,9 @@ class Cache(Section):
     memory_lease_s: Lease = 1.0
     """How long memory may answer without news of purges, and so how long a purge takes. The first
     process that opens the cache decides for all."""
+    coalesce: Literal["worker", "cluster"] = "worker"
+    """Who shares one fetch of a question: all requests of one process, or of all that use the
+    cache."""
     max_entry: Size = 64 * 2**20
     """Larger answers are not stored."""
     lookup_timeout_s: Patience = 0.25
