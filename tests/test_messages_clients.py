@@ -10,7 +10,8 @@ import httpx2
 import orjson
 import pytest
 from anthropic import AsyncAnthropic
-from pydantic import BaseModel
+from anthropic.types import RawMessageStreamEvent
+from pydantic import BaseModel, TypeAdapter
 
 from tests.fakes.clients import Clients, forget_environment
 from tests.fakes.cuttings import CUTTINGS
@@ -36,6 +37,7 @@ CREDENTIAL = "Bearer mine"
 JOKE = asking()
 SAID = expected(JOKE, credential=CREDENTIAL, path=PATH)
 TOOLS: Any = [{"name": "weather", "input_schema": {"type": "object"}}]
+EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 # The provider's answer and no other's, which is not kept either.
 PAST: Any = {"extra_headers": {"llm-cache-control": "no-store"}}
 
@@ -192,11 +194,22 @@ async def test_the_helper_on_a_stream_from_a_plain_answer(
     assert clients.outcomes == ["MISS", "HIT", "BYPASS"]
 
 
+@pytest.mark.parametrize("name", [each for each in ANSWERS if each != "unheard of"])
+async def test_a_hit_tells_what_the_client_declares(
+    provider: FakeProvider, sdk: AsyncAnthropic, name: str
+) -> None:
+    """The client builds objects of whatever comes; strictly read, all of a hit is of its types."""
+    provider.script(as_told(ANSWERS[name], stream=False))
+    await plain(sdk)
+    for each in await streamed(sdk):
+        EVENT.validate_python(each)
+
+
 @pytest.mark.parametrize("how", CUTTINGS)
 async def test_a_stream_however_it_is_cut(
     clients: Clients, provider: FakeProvider, sdk: AsyncAnthropic, how: str
 ) -> None:
-    """Byte by byte, with other ends of lines or compressed: it is understood and kept the same."""
+    """In crumbs, with other ends of lines or compressed: it is understood and kept the same."""
     answer = ANSWERS["redacted thinking"]
     provider.script(CUTTINGS[how](b"".join(events_of(answer))))
     first, second = [await final(sdk) for _ in range(2)]
@@ -614,19 +627,21 @@ def says(error: anthropic.APIStatusError, code: str) -> str:
     ids=["body", "control", "only-if-cached"],
 )
 async def test_errors_of_the_proxy_are_ones_of_the_client(
+    clients: Clients,
     provider: FakeProvider,
-    sdk: AsyncAnthropic,
+    live: LiveProxy,
     fields: dict[str, Any],
     kind: type[anthropic.APIStatusError],
     code: str,
     words: str,
 ) -> None:
     """They can be caught and read as Anthropic's own, and are not tried again."""
-    with pytest.raises(kind) as caught:
-        await plain(sdk, **fields)
-    assert words in says(caught.value, code)
-    with pytest.raises(kind):
-        await final(sdk, **fields)
+    sdk = clients.anthropic(live, max_retries=2)
+    for ask in (plain, streamed):
+        with pytest.raises(kind) as caught:
+            await ask(sdk, **fields)
+        assert words in says(caught.value, code)
+    assert len(clients.outcomes) == 2
     assert not provider.calls
 
 

@@ -9,7 +9,8 @@ import openai
 import orjson
 import pytest
 from openai import AsyncOpenAI
-from pydantic import BaseModel
+from openai.types.responses import ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
 
 from tests.fakes.clients import Clients, forget_environment
 from tests.fakes.cuttings import CUTTINGS
@@ -34,8 +35,8 @@ from tests.fakes.responses import (
 CREDENTIAL = "Bearer mine"
 JOKE = asking()
 SAID = expected(JOKE, credential=CREDENTIAL, path=PATH)
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 BEGINNINGS = ("response.created", "response.in_progress")
-ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 
 @pytest.fixture
@@ -163,11 +164,22 @@ async def test_the_words_of_a_stream_from_a_plain_answer(
     assert told(repeated) == told(original)
 
 
+@pytest.mark.parametrize("name", [each for each in ANSWERS if each != "unheard of"])
+async def test_a_hit_tells_what_the_client_declares(
+    provider: FakeProvider, sdk: AsyncOpenAI, name: str
+) -> None:
+    """The client builds objects of whatever comes; strictly read, all of a hit is of its types."""
+    provider.script(as_told(ANSWERS[name], stream=False))
+    await plain(sdk)
+    for each in await streamed(sdk):
+        EVENT.validate_python(each)
+
+
 @pytest.mark.parametrize("how", CUTTINGS)
 async def test_a_stream_however_it_is_cut(
     clients: Clients, provider: FakeProvider, sdk: AsyncOpenAI, how: str
 ) -> None:
-    """Byte by byte, with other ends of lines or compressed: it is understood and kept the same."""
+    """In crumbs, with other ends of lines or compressed: it is understood and kept the same."""
     answer = ANSWERS["reasoning"]
     provider.script(CUTTINGS[how](b"".join(events_of(answer))))
     first, second = [await final(sdk) for _ in range(2)]
@@ -378,14 +390,32 @@ async def test_an_answer_that_is_none(
     assert await live.stored() == 0
 
 
-async def test_an_error_of_the_proxy_is_one_of_the_client(
-    provider: FakeProvider, sdk: AsyncOpenAI
+@pytest.mark.parametrize(
+    ("fields", "kind", "code"),
+    [
+        ({"input": 7}, openai.BadRequestError, "unreadable_request"),
+        (
+            {"extra_headers": {"cache-control": "only-if-cached"}},
+            openai.InternalServerError,
+            "not_cached",
+        ),
+    ],
+)
+async def test_errors_of_the_proxy_are_ones_of_the_client(
+    clients: Clients,
+    provider: FakeProvider,
+    live: LiveProxy,
+    fields: dict[str, Any],
+    kind: type[openai.APIStatusError],
+    code: str,
 ) -> None:
-    """What the proxy itself refuses can be caught and read like the provider's own errors."""
-    with pytest.raises(openai.InternalServerError) as caught:
-        await plain(sdk, extra_headers={"cache-control": "only-if-cached"})
-    assert caught.value.type == "llm_cache_proxy_error"
-    assert caught.value.code == "not_cached"
+    """They can be caught and read as OpenAI's own, and are not tried again."""
+    sdk = clients.openai(live, max_retries=2)
+    for ask in (plain, streamed):
+        with pytest.raises(kind) as caught:
+            await ask(sdk, **fields)
+        assert (caught.value.type, caught.value.code) == ("llm_cache_proxy_error", code)
+    assert len(clients.outcomes) == 2
     assert not provider.calls
 
 

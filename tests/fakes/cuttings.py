@@ -7,8 +7,8 @@ from collections.abc import Callable
 from tests.fakes.provider import Answer
 
 
-def _by_byte(stream: bytes) -> Answer:
-    return Answer(chunks=[stream[at : at + 1] for at in range(len(stream))])
+def _crumbs(stream: bytes) -> Answer:
+    return Answer(chunks=[stream[at : at + 7] for at in range(0, len(stream), 7)])
 
 
 def _with_crlf(stream: bytes) -> Answer:
@@ -24,7 +24,7 @@ def _compressed(stream: bytes) -> Answer:
 
 
 CUTTINGS: dict[str, Callable[[bytes], Answer]] = {
-    "byte by byte": _by_byte,
+    "crumbs": _crumbs,
     "CRLF": _with_crlf,
     "comments": _with_comments,
     "gzip": _compressed,
