@@ -1,6 +1,6 @@
 # Everything happens in .venv, made on first use from the hash-pinned locks: requirements.lock holds
-# what running needs, requirements-test.lock that and the tools. One of them is Node, which the tests
-# use for clients: tests/node/package-lock.json holds those. Any target takes more arguments:
+# what running needs with any store, requirements-test.lock that and the tools. One of them is Node,
+# which the tests use for clients: tests/node/package-lock.json holds those. Any target takes more:
 #     make run ARGS="--port 9000"    make test ARGS="-k streams"    make lock ARGS=--upgrade
 
 PYTHON ?= python3
@@ -54,8 +54,8 @@ bench: $(RUN_READY)  ## measure the proxy against bare servers
 # Versions that still fit stay as they are; ARGS=--upgrade takes the newest. npm comes from the
 # lock that was just written.
 lock: $(VENV)/uv-$(UV_VERSION)  ## pin the dependencies again
-	$(COMPILE) $(ARGS) --output-file requirements.lock
-	$(COMPILE) $(ARGS) --extra test --constraint requirements.lock --output-file requirements-test.lock
+	$(COMPILE) $(ARGS) --extra redis --extra postgres --output-file requirements.lock
+	$(COMPILE) $(ARGS) --all-extras --constraint requirements.lock --output-file requirements-test.lock
 	@$(MAKE) --no-print-directory $(TEST_READY)
 	$(NPM) install --package-lock-only $(if $(filter --upgrade,$(ARGS)),$(NPM_CLIENTS:=@latest))
 	$(if $(filter --upgrade,$(ARGS)),$(NPM) update --package-lock-only)

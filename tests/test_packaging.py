@@ -28,8 +28,10 @@ from proxy.config import Settings, load_settings, units
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("proxy", "cache_backends")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# Imported only where somebody has installed it, or brought by what is declared in just its version.
-NOT_DECLARED = {"langchain-core", "pydantic-core"}
+# The extras whose drivers the command and the image have; LangChain is of use to who has it anyway.
+STORES = ["postgres", "redis"]
+# Brought by what is declared.
+NOT_DECLARED = {"psycopg-pool", "pydantic-core"}
 
 
 def pins(name: str) -> dict[str, str]:
@@ -39,12 +41,12 @@ def pins(name: str) -> dict[str, str]:
 
 
 def declared(group: str) -> list[Requirement]:
-    """The requirements that pyproject.toml names for running, `test` or `build`."""
+    """The requirements that pyproject.toml names for running, for building, or for an extra."""
     project = PYPROJECT["project"]
     named = {
         "run": project["dependencies"],
-        "test": project["optional-dependencies"]["test"],
         "build": PYPROJECT["dependency-groups"]["build"],
+        **project["optional-dependencies"],
     }
     return [Requirement(line) for line in named[group]]
 
@@ -63,7 +65,10 @@ def test_a_lock_holds_pins_with_hashes_and_no_address(lock: str) -> None:
 
 @pytest.mark.parametrize(
     ("lock", "groups"),
-    [("requirements.lock", ["run", "build"]), ("requirements-test.lock", ["run", "build", "test"])],
+    [
+        ("requirements.lock", ["run", "build", *STORES]),
+        ("requirements-test.lock", ["run", "build", *STORES, "langchain", "test"]),
+    ],
 )
 def test_a_lock_satisfies_what_the_project_declares(lock: str, groups: list[str]) -> None:
     """A dependency added or raised without `make lock` is noticed."""
@@ -96,10 +101,9 @@ def test_the_build_backend_is_locked() -> None:
 
 
 def test_whatever_is_imported_is_declared() -> None:
-    """A plain install brings all that the packages import."""
-    brought = {
-        canonicalize_name(requirement.name) for requirement in declared("run")
-    } | NOT_DECLARED
+    """An install with all extras for users brings all that the packages import."""
+    wanted = (each for group in ("run", *STORES, "langchain") for each in declared(group))
+    brought = {canonicalize_name(requirement.name) for requirement in wanted} | NOT_DECLARED
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     modules = set().union(*map(imported, files)) - set(sys.stdlib_module_names) - set(PACKAGES)
     distributions = packages_distributions()
