@@ -325,6 +325,22 @@ async def test_who_asks_meanwhile_listens_too(
     await live.settled()
 
 
+async def test_who_leaves_early_leaves_the_answer(
+    clients: Clients, provider: FakeProvider, live: LiveProxy, sdk: AsyncAnthropic
+) -> None:
+    """A stream that was closed after its beginning is fetched to its end, and is a hit then."""
+    gate = Gate()
+    provider.script(Answer(chunk_gate=gate))
+    await gate.release(3)
+    async with sdk.messages.stream(**JOKE) as stream:
+        async for _ in stream:
+            break
+    await gate.open()
+    await live.settled()
+    assert (await plain(sdk))["content"] == [text(SAID)]
+    assert clients.outcomes == ["MISS", "HIT"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("status", "kind", "name"),
