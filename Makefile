@@ -39,6 +39,7 @@ demo: $(RUN_READY)  ## watch a miss and a hit against a built-in provider
 	@$(BIN)/llm-cache-proxy demo $(ARGS)
 
 test: $(TEST_READY) $(NODE_READY)  ## run all tests
+	@.ci/servers
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(TEST_READY)  ## check style

@@ -144,6 +144,7 @@ async def proxy(
 def redis_url() -> Iterator[str]:
     """A Redis that all tests share: each uses a prefix of its own, `fresh_name`."""
     from tests.fakes.redis_servers import RedisServer
+    from tests.fakes.servers import own_or_given
 
     with ExitStack() as stack:
         yield own_or_given(stack, RedisServer, "REDIS_URL")
@@ -153,6 +154,7 @@ def redis_url() -> Iterator[str]:
 def redis_cluster_url() -> Iterator[str]:
     """A Redis cluster of three nodes, shared like `redis_url`."""
     from tests.fakes.redis_servers import RedisCluster
+    from tests.fakes.servers import own_or_given
 
     with ExitStack() as stack:
         yield own_or_given(stack, RedisCluster, "REDIS_CLUSTER_URL")
@@ -162,25 +164,10 @@ def redis_cluster_url() -> Iterator[str]:
 def postgres_url() -> Iterator[str]:
     """A Postgres that all tests share: each uses a schema of its own, `fresh_name`."""
     from tests.fakes.postgres_server import PostgresServer
+    from tests.fakes.servers import own_or_given
 
     with ExitStack() as stack:
         yield own_or_given(stack, PostgresServer, "POSTGRES_URL")
-
-
-def own_or_given(stack: ExitStack, kind: Callable[[], Any], variable: str) -> str:
-    """The URL of a server that is started now, or of one that somebody else looks after.
-
-    There is no third way: a test that needs one and has none fails.
-    """
-    from tests.fakes.servers import ServerMissing
-
-    try:
-        url: str = stack.enter_context(kind()).url
-    except ServerMissing as missing:
-        if not (url := os.environ.get(variable, "")):
-            way_out = f"{missing}; or set {variable} to one that tests may write to"
-            pytest.fail(way_out, pytrace=False)
-    return url
 
 
 @pytest.fixture

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-import psycopg
+import asyncpg
 import pytest
-from psycopg import sql
-from redis import Redis, RedisCluster, RedisError
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster as ClusterClient
+from redis.retry import Retry
 
-from tests.fakes import redis_servers
+from tests.fakes import postgres_server as postgres
 from tests.fakes.postgres_server import PostgresServer
-from tests.fakes.redis_servers import RedisSentinel, RedisServer
-from tests.fakes.servers import wait_until
+from tests.fakes.redis_servers import SERVICE, RedisCluster, RedisSentinel, RedisServer
+from tests.fakes.servers import ServerMissing, own_or_given, wait_until
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_redis_is_shared(redis_url: str, fresh_name: str) -> None:
@@ -31,10 +41,8 @@ def test_a_redis_of_one_s_own_asks_for_what_it_is_told(
     server = redis_server(**options)
     with Redis.from_url(server.url) as client:
         assert client.ping()
-    with (
-        Redis(port=server.port, retry=None, socket_timeout=1.0) as stranger,
-        pytest.raises(RedisError),
-    ):
+    once = Retry(NoBackoff(), 0)
+    with Redis(port=server.port, retry=once) as stranger, pytest.raises(RedisError):
         stranger.ping()
 
 
@@ -64,7 +72,7 @@ def test_a_stopped_redis_is_gone(redis_server: Callable[..., RedisServer]) -> No
 
 def test_a_cluster_has_its_keys_on_all_nodes(redis_cluster_url: str, fresh_name: str) -> None:
     """Three nodes serve all slots."""
-    with RedisCluster.from_url(redis_cluster_url) as client:
+    with ClusterClient.from_url(redis_cluster_url) as client:
         names = [f"{fresh_name}:{number}" for number in range(30)]
         for name in names:
             client.set(name, name)
@@ -79,7 +87,7 @@ def test_a_sentinel_puts_the_replica_in_place(
     group = redis_sentinel()
 
     def primary() -> int:
-        asked = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", redis_servers.SERVICE)
+        asked = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return int(group.sentinel.ask(*asked)[1])
 
     assert primary() == group.primary.port
@@ -87,25 +95,89 @@ def test_a_sentinel_puts_the_replica_in_place(
     wait_until(lambda: primary() == group.replica.port, "nobody takes over")
 
 
-def test_a_postgres_is_shared(postgres_url: str, fresh_name: str) -> None:
+async def test_a_postgres_is_shared(postgres_url: str, fresh_name: str) -> None:
     """The URL lets one make a schema and write to it."""
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        schema = sql.Identifier(fresh_name)
-        connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
-        connection.execute(sql.SQL("DROP SCHEMA {}").format(schema))
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(f"CREATE SCHEMA {fresh_name}")
+    await connection.execute(f"DROP SCHEMA {fresh_name}")
+    await connection.close()
 
 
-def test_a_postgres_keeps_what_was_committed(
-    postgres_server: Callable[..., PostgresServer],
+@pytest.mark.parametrize("end", ["stop", "kill"])
+async def test_a_postgres_keeps_what_was_committed(
+    postgres_server: Callable[..., PostgresServer], end: str
 ) -> None:
     """Restarted, and also after a crash, it has its rows on the same port."""
     server = postgres_server(max_connections=5)
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE kept AS SELECT 1 AS row")
-        assert connection.execute("SHOW max_connections").fetchone() == ("5",)
-        server.kill()
-        with pytest.raises(psycopg.OperationalError):
-            connection.execute("SELECT 1")
-    server.restart()
-    with psycopg.connect(server.url) as connection:
-        assert connection.execute("SELECT row FROM kept").fetchone() == (1,)
+    connection = await asyncpg.connect(server.url)
+    await connection.execute("CREATE TABLE kept AS SELECT 1 AS row")
+    getattr(server, end)()
+    with pytest.raises((asyncpg.PostgresError, OSError)):
+        await connection.execute("SELECT 1")
+    server.start()
+    connection = await asyncpg.connect(server.url)
+    assert await connection.fetchval("SELECT row FROM kept") == 1
+    assert await connection.fetchval("SHOW max_connections") == "5"
+    await connection.close()
+
+
+ABANDONED = """
+from tests.fakes.redis_servers import RedisServer
+with RedisServer() as server:
+    print(server.port, server.folder, flush=True)
+    input()
+"""
+
+
+def test_a_server_does_not_outlive_its_tests() -> None:
+    """When tests are killed before they could stop it, it goes, and its folder with it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", ABANDONED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as tests:
+        assert tests.stdout is not None
+        port, folder = tests.stdout.readline().split()
+        socket.create_connection(("127.0.0.1", int(port))).close()
+        tests.kill()
+    wait_until(lambda: not Path(folder.decode()).exists(), "the folder stays")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(port)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable", "package"),
+    [
+        (RedisServer, "REDIS_URL", "redis-server"),
+        (RedisCluster, "REDIS_CLUSTER_URL", "redis-server"),
+        (PostgresServer, "POSTGRES_URL", "postgresql"),
+    ],
+)
+def test_who_has_no_server_is_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Any], variable: str, package: str
+) -> None:
+    """Without the programs a server may be named; without that the tests fail, and say why."""
+    monkeypatch.setattr(postgres, "DEBIAN", ROOT)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv(variable, raising=False)
+    with ExitStack() as stack:
+        with pytest.raises(ServerMissing, match=f"apt-get install {package}") as missing:
+            own_or_given(stack, kind, variable)
+        assert variable in missing.value.__notes__[0]
+        monkeypatch.setenv(variable, "scheme://elsewhere")
+        assert own_or_given(stack, kind, variable) == "scheme://elsewhere"
+
+
+def test_make_test_says_what_it_cannot_install(tmp_path: Path) -> None:
+    """Who is not root gets the command to type."""
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    told = subprocess.run(
+        [ROOT / ".ci" / "servers"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "apt-get install redis-server" in told.stderr

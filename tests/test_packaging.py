@@ -31,7 +31,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # The extras whose drivers the command and the image have; LangChain is of use to who has it anyway.
 STORES = ["postgres", "redis"]
 # Brought by what is declared.
-NOT_DECLARED = {"psycopg-pool", "pydantic-core"}
+NOT_DECLARED = {"pydantic-core"}
 
 
 def pins(name: str) -> dict[str, str]:

@@ -19,11 +19,12 @@ NAME, PASSWORD = "cache", "not-secret"
 INITDB = "--no-sync --no-locale --encoding=UTF8 --auth=scram-sha-256 --wal-segsize=1"
 
 
-def postgres_program(name: str) -> str:
-    """One of its programs, of the newest version there is."""
+def postgres_programs() -> Path:
+    """The folder of its programs: those in PATH, else those of the newest version there is."""
     folders = sorted(DEBIAN.glob("*/bin"), key=_version, reverse=True)
-    if found := program(name, beside=folders):
-        return found
+    if found := program("initdb", beside=folders):
+        # What is in PATH may be a link, alone.
+        return Path(found).resolve().parent
     raise ServerMissing("postgresql")
 
 
@@ -41,8 +42,7 @@ class PostgresServer(Server):
     kill_signal = signal.SIGQUIT  # not SIGKILL: that would leave its children behind
 
     def __init__(self, **options: Any) -> None:
-        self._postgres, self._initdb = map(postgres_program, ("postgres", "initdb"))
-        self._is_ready = postgres_program("pg_isready")
+        self._programs = postgres_programs()
         super().__init__()
         self._options = {"fsync": "off", "full_page_writes": "off"} | options
 
@@ -57,7 +57,7 @@ class PostgresServer(Server):
             for path in (self.folder, password):
                 shutil.chown(path, user)
         self._run(
-            *(self._initdb, *INITDB.split(), "--pgdata", "data"),
+            *(str(self._programs / "initdb"), *INITDB.split(), "--pgdata", "data"),
             *("--username", NAME, "--pwfile", "password"),
         )
 
@@ -69,10 +69,15 @@ class PostgresServer(Server):
             **self._options,
         }
         told = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        return [self._postgres, "-D", str(self.folder / "data"), *told]
+        return [str(self._programs / "postgres"), "-D", str(self.folder / "data"), *told]
 
     def is_up(self) -> bool:
-        asked = [self._is_ready, "--quiet", f"--host={HOST}", f"--port={self.port}"]
+        asked = [
+            str(self._programs / "pg_isready"),
+            "--quiet",
+            f"--host={HOST}",
+            f"--port={self.port}",
+        ]
         return subprocess.run(asked, check=False).returncode == 0
 
     def surroundings(self) -> dict[str, Any]:

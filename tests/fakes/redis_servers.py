@@ -135,8 +135,9 @@ class RedisCluster(Group):
     nodes: list[RedisServer]
 
     def start(self) -> None:
-        options = {"cluster_enabled": "yes", "cluster_node_timeout": GONE_MS}
-        self.nodes = [self._add(**options) for _ in range(3)]
+        self.nodes = [
+            self._add(cluster_enabled="yes", cluster_node_timeout=GONE_MS) for _ in range(3)
+        ]
         for place, node in enumerate(self.nodes):
             bounds = [SLOTS * border // len(self.nodes) for border in (place, place + 1)]
             node.ask("CLUSTER", "ADDSLOTS", *range(*bounds))
@@ -176,9 +177,9 @@ class RedisSentinel(Group):
         return f"redis+sentinel://{HOST}:{self.sentinel.port}/{SERVICE}/0"
 
     def _in_step(self) -> bool:
-        told: dict[str, Any] = self.replica.ask("INFO", "replication")
+        told: dict[str, str] = self.replica.ask("INFO", "replication")
         return told["master_link_status"] == "up"
 
     def _watched(self) -> bool:
-        told: dict[str, Any] = self.sentinel.ask("INFO", "sentinel")
-        return told["master0"]["slaves"] == 1 and told["master0"]["status"] == "ok"
+        told: dict[str, dict[str, Any]] = self.sentinel.ask("INFO", "sentinel")
+        return (told["master0"]["status"], told["master0"]["slaves"]) == ("ok", 1)

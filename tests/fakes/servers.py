@@ -12,6 +12,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -32,7 +33,7 @@ class ServerMissing(Exception):
 
     def __init__(self, package: str) -> None:
         super().__init__(
-            f"{package} is not installed: apt-get install {package}; as root, `make test` does so"
+            f"{package} is missing: apt-get install {package}, which `make test` does for root"
         )
 
 
@@ -155,6 +156,20 @@ def _guard(pid: int, how: str, folder: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def own_or_given(stack: ExitStack, kind: Callable[[], Any], variable: str) -> str:
+    """The URL of a server that is started now, or of one that somebody else looks after.
+
+    There is no third way: a test that needs a server and has none fails.
+    """
+    try:
+        return str(stack.enter_context(kind()).url)
+    except ServerMissing as missing:
+        if given := os.environ.get(variable):
+            return given
+        missing.add_note(f"Or set {variable} to one that tests may write to.")
+        raise
 
 
 def free_port() -> int:
