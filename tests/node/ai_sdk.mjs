@@ -3,6 +3,8 @@
 import { generateText, isStepCount, jsonSchema, streamText, tool } from 'ai';
 import { scenario } from './scenario.mjs';
 
+// Ids that are made up are made up alike.
+Math.random = () => 0;
 // What each run has of its own.
 const OWN = new Set(['body', 'callId', 'headers', 'performance', 'request']);
 
@@ -10,7 +12,7 @@ export async function asked(start, ...own) {
   const told = (name, value) => (OWN.has(name) || own.includes(name) ? undefined : value);
 
   await scenario((baseURL) => {
-    const model = start({ baseURL, generateId: () => 'made up' });
+    const model = start({ baseURL });
 
     return async ({ stream, tools = [], turns = 1, ...ask }) => {
       const options = { model, maxRetries: 0, stopWhen: isStepCount(turns), ...ask };

@@ -1,20 +1,36 @@
-"""What a client hands out of a stream, but for how the texts in it are cut."""
+"""What the scripts in tests/node saw, by ask; of streams, but for how the texts in them are cut."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import orjson
 
+Seen = dict[str, Any]  # `cache`, the outcome, and `answer`
 Part = dict[str, Any]
 
 _PIECES = ("delta", "partial_json", "signature", "text", "thinking")
-_JSON = ("input_json_delta", "tool-input-delta")  # nobody is told how it is spaced
+_INPUTS = ("input_json_delta", "tool-input-delta")
 _COUNTED = ("sequence_number", "obfuscation")  # as many as there are pieces
 
 
+def caches(seen: list[Seen]) -> list[str]:
+    return [each["cache"] for each in seen]
+
+
+def columns(seen: list[Seen], outcomes: list[str]) -> list[list[Any]]:
+    """The answers to each of some asks, which were repeated prompt after prompt.
+
+    Their outcomes must be these, every time.
+    """
+    width = len(outcomes)
+    assert caches(seen) == outcomes * (len(seen) // width)
+    return [[each["answer"] for each in seen[at::width]] for at in range(width)]
+
+
 def joined(parts: list[Part]) -> list[tuple[Part, Any]]:
-    """The parts in their order; those that tell a text in pieces are one, with that text."""
+    """A stream's parts in their order; those that tell a text in pieces are one, with that text."""
     whole: list[tuple[Part, Any]] = []
     for part in parts:
         rest, piece = _apart(part)
@@ -37,5 +53,9 @@ def _apart(part: Part) -> tuple[Part, str | None]:
 
 
 def _value(rest: Part, said: str | None) -> Any:
+    """A text as it is; a tool's input, which may have been spaced otherwise, by what it says."""
     kinds = (rest["type"], rest.get("delta", {}).get("type"))
-    return orjson.loads(said or "{}") if any(kind in _JSON for kind in kinds) else said
+    with contextlib.suppress(orjson.JSONDecodeError):
+        if any(kind in _INPUTS for kind in kinds):
+            return orjson.loads(said or "{}")
+    return said
