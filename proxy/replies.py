@@ -119,7 +119,7 @@ class Replies:
         self, inquiry: Inquiry, body: bytes, facts: AnswerFacts, event: Event, told: Headers
     ) -> Reply:
         kind = sse.CONTENT_TYPE if inquiry.ask.stream else b"application/json"
-        headers = [(b"content-type", kind), (b"x-request-id", _request_id()), *told]
+        headers = [(b"content-type", kind), (inquiry.dialect.request_id, _request_id()), *told]
         event.status = 200
         event.input_tokens, event.output_tokens = facts.input_tokens, facts.output_tokens
         return Reply(200, headers, body, event, partial(self._listener, event))

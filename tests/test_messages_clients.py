@@ -103,7 +103,8 @@ async def test_an_answer(provider: FakeProvider, live: LiveProxy, sdk: AsyncAnth
     first, second = [await messages.create(**JOKE) for _ in range(2)]
     assert [each.headers["x-cache"] for each in (first, second)] == ["MISS", "HIT"]
     assert first.http_response.json() == second.http_response.json()
-    assert (answer := await first.parse()) == await second.parse()
+    assert (answer := await first.parse()) == (again := await second.parse())
+    assert answer._request_id != again._request_id is not None
     assert answer.content[0].to_dict() == text(SAID)
     assert answer.usage.output_tokens == 12
     assert len(provider.calls) == await live.stored() == 1

@@ -58,6 +58,11 @@ class Dialect(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def request_id(self) -> bytes:
+        """The response header in which clients look for the request's id."""
+        ...
+
     def read(self, call: Call) -> Ask:
         """Read a request; `UnreadableRequest` if no provider could."""
         ...
@@ -111,6 +116,7 @@ class JsonDialect(ABC):
     name: str
     version: int
     fields: Fields
+    request_id = b"x-request-id"
     sampled = True  # does a temperature play a part in the answers?
 
     def read(self, call: Call) -> Ask:

@@ -1,41 +1,25 @@
 """Anthropic's `/v1/messages`: what of a request is in the key, and a message kept and told again.
 
 Sources: Anthropic's API reference, "Messages" and "Streaming Messages", and the types of its
-Python SDK, for the beta fields too.
+Python SDK, for the beta fields too; the references of llama.cpp, vLLM and OpenRouter.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
 from cache_backends.base import ChatGeneration, Generation
 from proxy import keys
-from proxy.dialects import messages_tell
-from proxy.dialects.base import CACHING, QUEUE, TELLING, Fields, JsonDialect, Recorder, json_kind
+from proxy.dialects import messages_ask, messages_tell
+from proxy.dialects.base import CACHING, QUEUE, TELLING, Fields, JsonDialect, Recorder
 from proxy.dialects.messages_merge import Merge, MergeError
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
-from proxy.errors import ProxyError, UnreadableRequest
-from proxy.models import UNBOUNDED, AnswerFacts, Answers, Ask, Bounds, Head, Ignored
+from proxy.errors import ProxyError
+from proxy.models import AnswerFacts, Answers, Ask, Bounds, Head, Ignored
 
 _CACHE_MARK = "cache_control"
-# Fields that lead to what others may change, that an answer is not all there is to, or that ask
-# about the provider's own cache.
-_STATEFUL = ("container", "diagnostics", "fallback_credit_token", "mcp_servers", "thread")
-# Tools that run at the caller, or that look at nothing but the request. One without a type is the
-# caller's own, too.
-_HARMLESS_TOOL = re.compile(
-    r"custom"
-    r"|(bash|browser_toolset|computer|computer_toolset|memory|text_editor)_\d{8}"
-    r"|tool_search_tool_(bm25|regex)(_\d{8})?"
-)
-# Tools that search or act at the provider's, by their names without the date: for metrics, which
-# must not have as many labels as callers think of.
-_PROVIDERS_TOOL = re.compile(r"(advisor|code_execution|mcp_toolset|web_fetch|web_search)(_\d{8})?")
-
 # What of a body makes the message; all else is its envelope.
 _MESSAGE = ("role", "content")
 
@@ -56,6 +40,7 @@ class Messages(JsonDialect):
 
     name = "messages"
     version = 1
+    request_id = b"request-id"
     fields = Fields(
         asked=("system", "messages"),
         ignored={
@@ -85,12 +70,7 @@ class Messages(JsonDialect):
     )
 
     def bounds(self, body: dict[str, Any]) -> Bounds:
-        for name in _STATEFUL:
-            if body.get(name):
-                return Bounds(uncached=name)
-        if body.get("max_tokens") == 0:
-            return Bounds(uncached="max_tokens is 0")  # it is to fill the provider's own cache
-        return next(map(_bounds_of_tool, _acting_tools(body)), UNBOUNDED)
+        return messages_ask.bounds(body)
 
     def recorder(self, ask: Ask, head: Head, parts: int) -> Recorder:
         return _StreamRecorder() if head.streams else JsonRecorder(_answers)
@@ -132,8 +112,8 @@ class Messages(JsonDialect):
         self, body: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any], tuple[Ignored, ...]]:
         if "messages" in body:
-            _check_messages(body["messages"])
-        _check_content(body.get("system"), "system")
+            messages_ask.check_messages(body["messages"])
+        messages_ask.check_content(body.get("system"), "system")
         asked, parameters, ignored = super()._split(body)
         tools = parameters.get("tools")
         if isinstance(tools, list) and any(map(_is_marked, tools)):
@@ -166,47 +146,6 @@ class _StreamRecorder(EventRecorder):
             return None
 
 
-def _acting_tools(body: dict[str, Any]) -> Iterator[str]:
-    """The kinds of the tools, declared or added on the way, that do not run at the caller."""
-    for tool in _objects(body.get("tools")):
-        yield from _acting(tool)
-    for message in _objects(body.get("messages")):
-        for block in _objects(message.get("content")):
-            if block.get("type") == "tool_addition":
-                yield from _added(block)
-            elif block.get("type") == "compaction":
-                for change in _objects(block.get("tool_changes")):
-                    yield from _added(change)
-
-
-def _added(block: dict[str, Any]) -> Iterator[str]:
-    tool = block.get("tool")
-    if not isinstance(tool, dict):
-        return
-    kind = tool.get("type")
-    if kind == "tool_definition":
-        yield from _acting(tool.get("definition"))
-    elif kind in ("mcp_tool_reference", "mcp_toolset_reference"):
-        yield "mcp_toolset"
-
-
-def _acting(tool: Any) -> Iterator[str]:
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    if isinstance(kind, str) and not _HARMLESS_TOOL.fullmatch(kind):
-        yield kind
-
-
-def _bounds_of_tool(kind: str) -> Bounds:
-    known = _PROVIDERS_TOOL.fullmatch(kind)
-    return Bounds(uncached=known[1] if known else "a tool of the provider's")
-
-
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    return (
-        (each for each in value if isinstance(each, dict)) if isinstance(value, list) else iter(())
-    )
-
-
 def _is_marked(tool: Any) -> bool:
     return isinstance(tool, dict) and _CACHE_MARK in tool
 
@@ -214,31 +153,6 @@ def _is_marked(tool: Any) -> bool:
 def _unmarked(tool: dict[str, Any]) -> dict[str, Any]:
     """A copy without the mark; what the tool is keeps its order, and so what the model writes."""
     return {name: value for name, value in tool.items() if name != _CACHE_MARK}
-
-
-def _check_messages(messages: Any) -> None:
-    """Refuse what no provider takes."""
-    if not isinstance(messages, list):
-        raise UnreadableRequest(f"messages: expected a list, got {json_kind(messages)}.")
-    for place, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise UnreadableRequest(
-                f"messages[{place}]: expected an object, got {json_kind(message)}."
-            )
-        _check_content(message.get("content"), f"messages[{place}].content")
-
-
-def _check_content(content: Any, path: str) -> None:
-    if isinstance(content, list):
-        for place, block in enumerate(content):
-            if not isinstance(block, dict | str):
-                raise UnreadableRequest(
-                    f"{path}[{place}]: expected an object, got {json_kind(block)}."
-                )
-    elif content is not None and not isinstance(content, str):
-        raise UnreadableRequest(
-            f"{path}: expected text or a list of blocks, got {json_kind(content)}."
-        )
 
 
 def _answers(body: dict[str, Any], told: dict[str, Any] | None = None) -> Answers | None:

@@ -24,6 +24,7 @@ class TokenCount:
 
     def __init__(self, name: str, counted: Dialect) -> None:
         self.name = name
+        self.request_id = counted.request_id
         self._counted = counted
 
     def read(self, call: Call) -> Ask:
