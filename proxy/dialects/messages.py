@@ -1,7 +1,7 @@
 """Anthropic's `/v1/messages`: what of a request is in the key, and a message kept and told again.
 
 Sources: Anthropic's API reference, "Messages" and "Streaming Messages", and the types of its
-Python SDK, for the beta fields too; the references of llama.cpp, vLLM and OpenRouter.
+Python SDK, for the beta fields too.
 """
 
 from __future__ import annotations

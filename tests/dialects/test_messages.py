@@ -271,6 +271,19 @@ def test_a_plain_answer_is_streamed_as_anthropic_streams() -> None:
     ]
 
 
+def test_what_is_known_in_the_end_is_told_in_the_end() -> None:
+    """Counts of the provider's tools, the container, what was left out of the context."""
+    first, *_, last, _ = events(told(recorded("plain_server_tools")[1]))
+    body = VECTORS["plain_server_tools"]["body"]
+    late = {"server_tool_use": body["usage"]["server_tool_use"]}
+    assert first["message"]["usage"].keys().isdisjoint(late)
+    assert last["usage"].items() >= late.items()
+    assert first["message"]["container"] is None
+    assert last["delta"]["container"] == body["container"]
+    assert "context_management" not in first["message"]
+    assert last["context_management"] == body["context_management"]
+
+
 @pytest.mark.parametrize("name", COMPLETE)
 def test_each_event_is_named_as_its_data_says(name: str) -> None:
     """Clients go by the name."""
@@ -391,6 +404,7 @@ HUGE = '{"a":18446744073709551616}'
         opened_by({**START["message"], "type": "hello"}),
         ended_by(delta={"stop_reason": None}),
         ended_by(delta={"stop_reason": 7}),
+        ended_by(delta={"stop_reason": ""}),
         ended_by(delta="end_turn"),
         ended_by(usage=7),
     ],
@@ -514,14 +528,15 @@ def test_an_error_is_told_as_anthropic_tells_it() -> None:
         ({"max_tokens": 0}, "max_tokens is 0"),
         (
             {"tools": [{"type": "custom", "name": "f"}, {"type": "web_search_20260318"}]},
-            "web_search",
+            "tool web_search",
         ),
-        ({"tools": [{"type": "web_fetch_20250910"}]}, "web_fetch"),
-        ({"tools": [{"type": "code_execution_20260521"}]}, "code_execution"),
-        ({"tools": [{"type": "mcp_toolset"}]}, "mcp_toolset"),
-        ({"tools": [{"type": "advisor_20260301"}]}, "advisor"),
+        ({"tools": [{"type": "web_fetch_20250910"}]}, "tool web_fetch"),
+        ({"tools": [{"type": "code_execution_20260521"}]}, "tool code_execution"),
+        ({"tools": [{"type": "mcp_toolset"}]}, "tool mcp_toolset"),
+        ({"tools": [{"type": "advisor_20260301"}]}, "tool advisor"),
         ({"tools": [{"type": "openrouter:web_search"}]}, "a tool of the provider's"),
         ({"tools": [{"type": "web_search_by_ann"}]}, "a tool of the provider's"),
+        ({"tools": [{"type": "custom_search"}]}, "a tool of the provider's"),
         ({"tools": [{"type": "bash_code_execution_20260101"}]}, "a tool of the provider's"),
     ],
 )
@@ -535,19 +550,40 @@ def test_what_acts_or_looks_elsewhere_is_not_cached(fields: dict[str, Any], reas
     [
         (
             {"tool": {"type": "tool_definition", "definition": {"type": "web_fetch_20250910"}}},
-            "web_fetch",
+            "tool web_fetch",
         ),
-        ({"tool": {"type": "mcp_toolset_reference", "server_name": "s"}}, "mcp_toolset"),
+        ({"tool": {"type": "mcp_toolset_reference", "server_name": "s"}}, "tool mcp_toolset"),
         ({"tool": {"type": "tool_definition", "definition": {"name": "f"}}}, ""),
         ({"tool": {"type": "tool_reference", "name": "f"}}, ""),
         ({"tool": None}, ""),
     ],
 )
 def test_tools_that_are_added_on_the_way_are_seen(block: dict[str, Any], reason: str) -> None:
-    """In a message, or in a summary of messages."""
+    """In a message, in a summary of messages, in what a tool brought."""
     added = {"type": "tool_addition", **block}
-    for content in ([added], [{"type": "compaction", "tool_changes": [None, added]}]):
+    summary = {"type": "compaction", "tool_changes": [None, added]}
+    for content in ([added], [summary], [{"type": "tool_result", "content": [added]}]):
         assert ask_for(messages=[{"role": "system", "content": content}]).bounds.uncached == reason
+
+
+@pytest.mark.parametrize(
+    ("block", "account"),
+    [
+        ({"type": "thinking", "thinking": "", "signature": "s"}, "thinking"),
+        ({"type": "redacted_thinking", "data": "x"}, "redacted_thinking"),
+        ({"type": "compaction", "content": "x"}, "compaction"),
+        ({"type": "image", "source": {"type": "file", "file_id": "f"}}, "file_id"),
+        ({"type": "container_upload", "file_id": "f"}, "file_id"),
+        ({"type": "image", "source": {"type": "url", "url": "u"}}, ""),
+        (TOOL, ""),
+    ],
+)
+def test_what_belongs_to_an_account_binds_the_answer_to_it(block: Any, account: str) -> None:
+    """Thoughts that are given back, and files: another account would be answered otherwise."""
+    document = {"type": "document", "source": {"type": "content", "content": [block]}}
+    for content in ([block], [{"type": "tool_result", "content": [text("a"), document]}]):
+        bounds = ask_for(messages=[{"role": "user", "content": content}]).bounds
+        assert (bounds.uncached, bounds.account) == ("", account)
 
 
 def test_tools_of_the_callers_are_cached() -> None:
