@@ -12,55 +12,12 @@ from typing import TypeVar
 
 import apsw
 
+from cache_backends import sqlite_schema as schema
 from cache_backends.base import CacheError
 
 T = TypeVar("T")
 
 logger = logging.getLogger("cache_backends.sqlite")
-
-# "LLMC" in the header tells our files from those of other programs, which are never touched.
-APPLICATION_ID = 0x4C4C4D43
-SCHEMA_VERSION = 1
-
-# The long columns come last, so that listing and sweeping do not read them.
-SCHEMA = """
-CREATE TABLE entries (
-    id BLOB NOT NULL UNIQUE,
-    stored_at REAL NOT NULL,
-    expires_at REAL,
-    retained_until REAL,
-    used_at REAL NOT NULL,
-    bytes INTEGER NOT NULL,
-    provider TEXT,
-    model TEXT,
-    namespace TEXT,
-    prompt TEXT NOT NULL,
-    llm_string TEXT NOT NULL,
-    value BLOB NOT NULL
-) STRICT;
-CREATE INDEX entries_by_use ON entries (used_at);
-CREATE INDEX entries_by_end ON entries (retained_until) WHERE retained_until IS NOT NULL;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
-INSERT INTO totals VALUES (0, 0);
-CREATE TRIGGER entry_added AFTER INSERT ON entries BEGIN
-    UPDATE totals SET entries = entries + 1, bytes = bytes + new.bytes;
-END;
-CREATE TRIGGER entry_replaced AFTER UPDATE OF bytes ON entries BEGIN
-    UPDATE totals SET bytes = bytes + new.bytes - old.bytes;
-END;
-CREATE TRIGGER entry_removed AFTER DELETE ON entries BEGIN
-    UPDATE totals SET entries = entries - 1, bytes = bytes - old.bytes;
-END;
-"""
-
-# Asked once per opening: fails if the tables are not those above.
-PROBES = """
-SELECT id, stored_at, expires_at, retained_until, used_at, bytes, provider, model, namespace,
-    prompt, llm_string, value FROM entries LIMIT 0;
-SELECT name, value FROM facts LIMIT 0;
-SELECT entries, bytes FROM totals LIMIT 0;
-"""
 
 # Power loss may undo the last commits, never damage the file: a lost entry costs one upstream call.
 # Deleted answers are overwritten, not just forgotten.
@@ -130,17 +87,19 @@ class DatabaseFile:
         return connection
 
     def _prepare(self, connection: apsw.Connection) -> None:
-        if connection.pragma("application_id") != APPLICATION_ID:
+        if not schema.is_ours(connection):
             self._set_up(connection)
-        version = connection.pragma("user_version")
-        if version != SCHEMA_VERSION:
+        elif 0 < schema.version(connection) < schema.VERSION:
+            self._upgrade(connection)
+        version = schema.version(connection)
+        if version != schema.VERSION:
             raise CacheError(
-                f"{self.path} has layout {version}, this program knows {SCHEMA_VERSION}: "
+                f"{self.path} has layout {version}, this program knows {schema.VERSION}: "
                 "use the program that made it, or another file"
             )
         connection.execute(PRAGMAS).fetchall()
         try:
-            connection.execute(PROBES).fetchall()
+            connection.execute(schema.PROBES).fetchall()
         except apsw.SQLError as exc:
             raise apsw.CorruptError(f"its tables are not as they were made ({exc})") from exc
 
@@ -150,14 +109,19 @@ class DatabaseFile:
         self._turn_on_wal(connection)
         with transaction(connection):
             # Another process may have been faster.
-            if connection.pragma("application_id") != APPLICATION_ID:
+            if not schema.is_ours(connection):
                 self._refuse_foreign(connection)
-                connection.execute(SCHEMA).fetchall()
-                connection.pragma("application_id", APPLICATION_ID)
-                connection.pragma("user_version", SCHEMA_VERSION)
+                schema.bring_up(connection)
+
+    def _upgrade(self, connection: apsw.Connection) -> None:
+        with transaction(connection):
+            try:
+                schema.bring_up(connection)
+            except apsw.SQLError as exc:
+                raise apsw.CorruptError(f"its tables are not as they were made ({exc})") from exc
 
     def _refuse_foreign(self, connection: apsw.Connection) -> None:
-        if connection.pragma("application_id") == APPLICATION_ID:
+        if schema.is_ours(connection):
             return
         if connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall():
             raise CacheError(f"{self.path} is a database of another program: use another file")

@@ -11,16 +11,20 @@ import apsw
 from cache_backends.base import Entry, Key, Totals
 from cache_backends.codec import CodecError, decode, encode
 
-# What a row costs beside its strings: its numbers, its places in the table and three indexes.
-ROW_OVERHEAD_BYTES = 256
+# What a row costs beside its strings: its numbers, its places in the tables and three indexes.
+ROW_OVERHEAD_BYTES = 384
 PAGE_BYTES = 4096
 # How much one transaction deletes at most: overwriting goes through the log.
 DELETE_ROWS = 20_000
 DELETE_BYTES = 256 * 2**20
+# How many pages one transaction returns: others are moved into their place.
+GIVE_BACK_PAGES = 2000
 
 FIND = """
-SELECT stored_at, expires_at, retained_until, used_at, value FROM entries
-WHERE id = ? AND prompt = ? AND llm_string = ?
+SELECT stored_at, expires_at, retained_until, used_at, value,
+    (SELECT seen FROM listing WHERE listing.stored_at = entries.stored_at
+        AND listing.id = entries.id)
+FROM entries WHERE id = ? AND prompt = ? AND llm_string = ?
 """
 STORE = """
 INSERT INTO entries (id, stored_at, expires_at, retained_until, used_at, bytes,
@@ -81,7 +85,7 @@ def find(connection: apsw.Connection, key: Key, now: float) -> Found:
     row = connection.execute(FIND, asked).fetchone()
     if row is None:
         return NOTHING
-    stored_at, expires_at, retained_until, used_at, value = row
+    stored_at, expires_at, retained_until, used_at, value, seen = row
     if retained_until is not None and retained_until <= now:
         return NOTHING
     times = (stored_at, expires_at, retained_until)
@@ -92,7 +96,8 @@ def find(connection: apsw.Connection, key: Key, now: float) -> Found:
         stored = decode(value)
     except CodecError:
         return broken
-    entry = Entry(key, stored.generations, *times, stored.tags, stored.about)
+    # What is not listed yet is older than the log.
+    entry = Entry(key, stored.generations, *times, stored.tags, stored.about, seen or 0)
     return Found(entry, used_at)
 
 
@@ -124,25 +129,39 @@ def delete_up_to(connection: apsw.Connection, row: int) -> bool:
     rows = connection.execute(
         "SELECT rowid, bytes FROM entries WHERE rowid <= ? ORDER BY rowid", (row,)
     )
-    return _delete_some(connection, rows, DELETE_BYTES) > 0
+    return delete_some(connection, rows, DELETE_BYTES) > 0
 
 
 def delete_expired(connection: apsw.Connection, now: float) -> int:
     rows = connection.execute(
         "SELECT rowid, bytes FROM entries WHERE retained_until <= ? ORDER BY retained_until", (now,)
     )
-    return _delete_some(connection, rows, DELETE_BYTES)
+    return delete_some(connection, rows, DELETE_BYTES)
 
 
 def delete_unused(connection: apsw.Connection, enough: int) -> int:
     """Delete what was not used for longest, until `enough` bytes are gone; return how many."""
     rows = connection.execute("SELECT rowid, bytes FROM entries ORDER BY used_at, rowid")
-    return _delete_some(connection, rows, min(enough, DELETE_BYTES))
+    return delete_some(connection, rows, min(enough, DELETE_BYTES))
 
 
-def give_back(connection: apsw.Connection) -> None:
-    """Return free pages to the file system."""
-    connection.execute("PRAGMA incremental_vacuum").fetchall()
+def delete_some(connection: apsw.Connection, rows: Iterable[tuple[int, int]], enough: int) -> int:
+    """Delete the first of these rows, until `enough` bytes are gone; return how many."""
+    victims: list[tuple[int]] = []
+    for rowid, size in rows:
+        if enough <= 0 or len(victims) >= DELETE_ROWS:
+            break
+        victims.append((rowid,))
+        enough -= size
+    connection.executemany("DELETE FROM entries WHERE rowid = ?", victims)
+    return len(victims)
+
+
+def give_back(connection: apsw.Connection) -> bool:
+    """Return some free pages to the file system; `False` when none was left."""
+    before = connection.pragma("freelist_count")
+    connection.execute(f"PRAGMA incremental_vacuum({GIVE_BACK_PAGES})").fetchall()
+    return 0 < connection.pragma("freelist_count") < before
 
 
 def totals(connection: apsw.Connection) -> Totals:
@@ -166,17 +185,6 @@ def blob(id: str) -> bytes:
         return bytes.fromhex(id)
     except ValueError:
         return b""
-
-
-def _delete_some(connection: apsw.Connection, rows: Iterable[tuple[int, int]], enough: int) -> int:
-    victims: list[tuple[int]] = []
-    for rowid, size in rows:
-        if enough <= 0 or len(victims) >= DELETE_ROWS:
-            break
-        victims.append((rowid,))
-        enough -= size
-    connection.executemany("DELETE FROM entries WHERE rowid = ?", victims)
-    return len(victims)
 
 
 def _row(connection: apsw.Connection, query: str) -> Row:

@@ -82,6 +82,7 @@ class SharedConformance(CountedConformance):
     ) -> None:
         """Through as many pages as it takes, each entry once; an entry stored again moves up."""
         await store(cache, clock, [{} for _ in range(25)])
+        clock.advance(1)
         await cache.put(entry_of("7", clock))
         told = await listing(cache, limit=10)
         numbers = [7, *(number for number in range(24, -1, -1) if number != 7)]

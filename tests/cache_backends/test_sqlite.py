@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,9 +15,10 @@ import apsw
 import pytest
 import pytest_asyncio
 
-from cache_backends import CacheError, Generation, Key, SQLiteCache, sqlite
-from tests.cache_backends.conformance import CountedConformance, entry_of
+from cache_backends import CacheError, Generation, Key, SQLiteCache, sqlite_crews, sqlite_rows
+from tests.cache_backends.conformance import entry_of
 from tests.cache_backends.hostile import HOSTILE_VALUES
+from tests.cache_backends.shared_conformance import SharedConformance
 from tests.fakes.clock import FakeClock
 
 
@@ -37,10 +39,16 @@ async def cache(path: Path, clock: FakeClock) -> AsyncIterator[SQLiteCache]:
     await opened.aclose()
 
 
-class TestSQLiteCache(CountedConformance):
+class TestSQLiteCache(SharedConformance):
     @pytest_asyncio.fixture
     async def cache(self, path: Path, clock: FakeClock) -> AsyncIterator[SQLiteCache]:
         opened = SQLiteCache(database_path=str(path), clock=clock)
+        yield opened
+        await opened.aclose()
+
+    @pytest_asyncio.fixture
+    async def other(self, path: Path, clock: FakeClock) -> AsyncIterator[SQLiteCache]:
+        opened = SQLiteCache(path, clock=clock)
         yield opened
         await opened.aclose()
 
@@ -222,8 +230,8 @@ async def test_without_a_bound_half_of_the_disk_is_left(
 ) -> None:
     """What is free is measured again, and what others take is made room for."""
     free = 10**9
-    monkeypatch.setattr(sqlite.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
-    monkeypatch.setattr(sqlite, "MEASURE_DISK_EVERY_S", 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(sqlite_crews, "MEASURE_DISK_EVERY_S", 0)
     cache = SQLiteCache(path, clock=clock)
     for number in range(20):
         await cache.put(entry_of(str(number), clock, Generation("x" * 5000)))
@@ -260,7 +268,7 @@ async def test_a_clear_gives_the_disk_back(
     path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, sync: bool
 ) -> None:
     """Also when it takes more than one transaction, and from sync code."""
-    monkeypatch.setattr(sqlite.rows, "DELETE_ROWS", 30)
+    monkeypatch.setattr(sqlite_rows, "DELETE_ROWS", 30)
     cache = SQLiteCache(path, clock=clock)
     await cache.put_many([entry_of(str(n), clock, Generation("x" * 9000)) for n in range(100)])
     if sync:

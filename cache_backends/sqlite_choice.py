@@ -1,0 +1,118 @@
+"""Filters as SQL: which rows of the listing are meant, and between which places they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, NamedTuple
+
+import orjson
+
+from cache_backends import sqlite_rows as rows
+from cache_backends.shared import CHOSEN_BY, Filter
+
+# Tags stand between these; UTF-8 has no such byte.
+SEPARATOR = b"\xff"
+# How many ids are looked for at a time.
+PART_IDS = 500
+LAST_ID = b"\xff" * 33
+
+# From the listing to the entries, or, where ids are given, the other way round.
+BY_TIME = """
+listing CROSS JOIN entries ON entries.id = listing.id AND entries.stored_at = listing.stored_at
+"""
+BY_ID = """
+json_each(:ids) CROSS JOIN entries ON entries.id = unhex(json_each.value)
+CROSS JOIN listing ON listing.stored_at = entries.stored_at AND listing.id = entries.id
+"""
+# The last term sorts nothing but what was stored at the very same time.
+CHOOSE = """
+SELECT listing.stored_at, listing.id, entries.rowid, entries.bytes {more} FROM {tables}
+WHERE (listing.stored_at, listing.id) < (:at, :id)
+    AND (listing.stored_at, listing.id) >= (:end_at, :end_id)
+    AND {conditions}
+ORDER BY listing.stored_at DESC, listing.id DESC LIMIT :limit
+"""
+
+
+class Place(NamedTuple):
+    """When an entry was stored, and its id: the order of the listing, from the greatest on."""
+
+    stored_at: float
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a filter says. Its entries lie below `top`, and not below `floor`."""
+
+    by_id: bool
+    conditions: tuple[str, ...]
+    bindings: dict[str, Any]
+    top: Place
+    floor: Place
+
+    @classmethod
+    def of(cls, filter: Filter) -> Choice:
+        """Read a filter; `ValueError` if it holds what no database can be asked for."""
+        said = {name: getattr(filter, name) for name in CHOSEN_BY}
+        bindings: dict[str, Any] = {
+            name: _text(each) for name, each in said.items() if each is not None
+        }
+        conditions = [f"listing.{name} = :{name}" for name in bindings]
+        if filter.tag is not None:
+            bindings["tag"] = packed((filter.tag,))
+            conditions.append("instr(listing.tags, :tag)")
+        if filter.ids is not None:
+            bindings["ids"] = orjson.dumps(
+                [each for each in set(filter.ids) if _is_id(each)]
+            ).decode()
+        return cls(
+            filter.ids is not None,
+            tuple(conditions),
+            bindings,
+            Place(inf if filter.stored_before is None else float(filter.stored_before), b""),
+            Place(-inf, b"")
+            if filter.stored_after is None
+            else Place(float(filter.stored_after), LAST_ID),
+        )
+
+    def statement(self, *conditions: str, more: str = "") -> str:
+        """Select place, rowid and bytes of what is chosen, and what else is asked for."""
+        return CHOOSE.format(
+            more=more,
+            tables=BY_ID if self.by_id else BY_TIME,
+            conditions=" AND ".join((*self.conditions, *conditions)),
+        )
+
+
+def parts(filter: Filter) -> Iterator[Filter]:
+    """The filter, in as many parts as it takes for none to name many ids."""
+    if filter.ids is None:
+        yield filter
+        return
+    ids = tuple(dict.fromkeys(filter.ids))
+    for first in range(0, len(ids), PART_IDS):
+        yield replace(filter, ids=ids[first : first + PART_IDS])
+
+
+def packed(tags: tuple[str, ...]) -> bytes | None:
+    """Tags as they are listed: a tag is found between separators."""
+    if not tags:
+        return None
+    return b"".join((SEPARATOR, *(tag.encode() + SEPARATOR for tag in tags)))
+
+
+def unpacked(tags: bytes | None) -> tuple[str, ...]:
+    """The reverse of `packed`, whatever the bytes."""
+    return tuple(tag.decode(errors="replace") for tag in (tags or b"").split(SEPARATOR)[1:-1])
+
+
+def _text(said: str) -> str:
+    said.encode()  # half a surrogate pair cannot be asked for
+    return said
+
+
+def _is_id(said: str) -> bool:
+    return said != "" and rows.blob(said).hex() == said

@@ -1,0 +1,183 @@
+"""The listing of the SQLite file: entries in order of time, chosen by filters, told and removed.
+
+It is read in steps: where a filter fits few of many entries, nobody waits for the whole of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any
+
+import apsw
+import orjson
+
+from cache_backends import sqlite_rows as rows
+from cache_backends.base import Entry
+from cache_backends.codec import CodecError, Stored, decode
+from cache_backends.shared import CHOSEN_BY, PREVIEW_CHARS, Summary
+from cache_backends.sqlite_choice import Choice, Place, packed, unpacked
+
+# How much of the listing one step reads: a few milliseconds.
+STEP_ROWS = 20_000
+# What one step removes at most: overwriting goes through the log.
+REMOVE_ROWS = 500
+REMOVE_BYTES = 16 * 2**20
+# How many entries of the first layout one step lists: they must be read for it.
+LIST_ROWS = 200
+LIST_BYTES = 4 * 2**20
+
+PREVIEW_BYTES = 4 * PREVIEW_CHARS
+
+STORE = """
+INSERT OR {conflict} INTO listing
+    (stored_at, id, seen, provider, dialect, model, namespace, client, tags, about)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+STEP_END = """
+SELECT stored_at, id FROM listing WHERE (stored_at, id) < (:at, :id)
+ORDER BY stored_at DESC, id DESC LIMIT 1 OFFSET :rows - 1
+"""
+# What an older program stored has no facts beside those of the columns.
+SUMMARY = """, entries.expires_at, entries.retained_until, listing.tags,
+ifnull(listing.about, CAST(json_object('provider', listing.provider, 'model', listing.model,
+    'namespace', listing.namespace) AS BLOB))
+"""
+LASTS = "(entries.retained_until IS NULL OR entries.retained_until > :now)"
+UNLISTED = """
+SELECT rowid, id, stored_at, value FROM entries
+WHERE rowid <= (SELECT unlisted FROM store) ORDER BY rowid DESC LIMIT ?
+"""
+
+Listed = tuple[Any, ...]
+# What a step has found or how many it has removed, and where the next one begins; `None`: nothing
+# is left.
+Told = tuple[list[Summary], Place | None]
+Removed = tuple[int, Place | None]
+
+
+def row_of(entry: Entry) -> Listed:
+    """What is listed of an entry that can be stored."""
+    stored = Stored(entry.generations, entry.tags, entry.about)
+    return _listed(entry.stored_at, bytes.fromhex(entry.key.id), entry.seen, stored)
+
+
+def store(connection: apsw.Connection, listed: Iterable[Listed]) -> None:
+    """List entries that are stored right after."""
+    connection.executemany(STORE.format(conflict="REPLACE"), listed)
+
+
+def tell(choice: Choice, start: Place, limit: int, now: float, connection: apsw.Connection) -> Told:
+    """List some of the entries below the place, those stored last first."""
+    end = _end_of_step(connection, choice, start)
+    asked = _between(start, end) | {"limit": limit, "now": now} | choice.bindings
+    found: list[Any] = connection.execute(choice.statement(LASTS, more=SUMMARY), asked).fetchall()
+    told = [_summary(connection, *row) for row in found if _is_sound(row)]
+    return told, _rest(choice, found, limit, end)
+
+
+def remove(choice: Choice, start: Place, before: int, connection: apsw.Connection) -> Removed:
+    """Remove some of the entries below the place that were begun before this purge."""
+    end = _end_of_step(connection, choice, start)
+    asked = _between(start, end) | {"limit": REMOVE_ROWS, "before": before} | choice.bindings
+    statement = choice.statement("listing.seen < :before")
+    found: list[Any] = connection.execute(statement, asked).fetchall()
+    removed = rows.delete_some(connection, (row[2:4] for row in found), REMOVE_BYTES)
+    if removed < len(found):
+        return removed, Place(*found[removed - 1][:2])
+    return removed, _rest(choice, found, REMOVE_ROWS, end)
+
+
+def is_whole(connection: apsw.Connection) -> bool:
+    """Are all entries listed? Those of the first layout are so little by little."""
+    return connection.execute("SELECT 1 FROM store WHERE unlisted > 0").fetchone() is None
+
+
+def complete(connection: apsw.Connection) -> bool:
+    """List some entries of the first layout; `False` when none was left."""
+    if is_whole(connection):
+        return False
+    listed, last, left = [], 0, LIST_BYTES
+    found: Iterable[Any] = connection.execute(UNLISTED, (LIST_ROWS,))
+    for last, key_id, stored_at, value in found:  # noqa: B007 - where it ended counts
+        listed.append(_listed(stored_at, key_id, 0, _stored(value)))
+        left -= len(value)
+        if left < 0:
+            break
+    # One that was stored again meanwhile is listed as it is now.
+    connection.executemany(STORE.format(conflict="IGNORE"), listed)
+    connection.execute("UPDATE store SET unlisted = ?", (max(last - 1, 0),))
+    return True
+
+
+def _end_of_step(connection: apsw.Connection, choice: Choice, start: Place) -> Place:
+    """How far down a step that begins here goes."""
+    if choice.by_id:
+        return choice.floor
+    step = {"at": start.stored_at, "id": start.id, "rows": STEP_ROWS}
+    end = connection.execute(STEP_END, step).fetchone()
+    return choice.floor if end is None else max(choice.floor, Place(*end))
+
+
+def _between(start: Place, end: Place) -> dict[str, Any]:
+    return {"at": start.stored_at, "id": start.id, "end_at": end.stored_at, "end_id": end.id}
+
+
+def _rest(choice: Choice, found: list[Any], limit: int, end: Place) -> Place | None:
+    if len(found) == limit:
+        return Place(*found[-1][:2])
+    return end if end > choice.floor else None
+
+
+def _is_sound(row: tuple[Any, ...]) -> bool:
+    """Rows with other times are no entries: whoever asks for one finds nothing."""
+    stored_at, _, _, _, expires_at, retained_until, _, _ = row
+    return all(time is None or isfinite(time) for time in (stored_at, expires_at, retained_until))
+
+
+def _summary(connection: apsw.Connection, *row: Any) -> Summary:
+    stored_at, key_id, rowid, size, expires_at, retained_until, tags, about = row
+    return Summary(
+        key_id.hex(),
+        stored_at,
+        expires_at,
+        retained_until,
+        size,
+        _preview(connection, rowid),
+        unpacked(tags),
+        _facts(about),
+    )
+
+
+def _preview(connection: apsw.Connection, rowid: int) -> str:
+    # A statement would read the whole prompt.
+    with connection.blob_open("main", "entries", "prompt", rowid, False) as prompt:
+        beginning = prompt.read(PREVIEW_BYTES)
+    return beginning.decode(errors="replace")[:PREVIEW_CHARS]
+
+
+def _facts(about: bytes) -> dict[str, Any]:
+    try:
+        facts = orjson.loads(about)
+    except orjson.JSONDecodeError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _listed(stored_at: float, id: bytes, seen: int, stored: Stored) -> Listed:
+    facts = (stored.about.get(name) for name in CHOSEN_BY)
+    return (
+        stored_at,
+        id,
+        seen,
+        *(fact if isinstance(fact, str) else None for fact in facts),
+        packed(stored.tags),
+        orjson.dumps(dict(stored.about)),
+    )
+
+
+def _stored(value: bytes) -> Stored:
+    try:
+        return decode(value)
+    except CodecError:
+        return Stored([])  # to be removed as well
