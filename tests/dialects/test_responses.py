@@ -393,7 +393,7 @@ def test_a_stored_stranger_is_not_replayed() -> None:
     rows += [[row(KEPT, {"content": content})] for content in (None, "x", [None])]
     infos: list[Any] = [None, {}, {"envelope": []}, {"envelope": {}}, {"envelope": {"status": []}}]
     rows += [[row(info, {"content": []})] for info in infos]
-    rows += [[row(KEPT, {})], [row({**KEPT, "repeated": "user"}, {"content": []})]]
+    rows += [[row(KEPT, {})], [row(KEPT, [])], [row({**KEPT, "repeated": "user"}, {"content": []})]]
     assert not dialect.can_replay(ask, [])
     for each in rows:
         assert not dialect.can_replay(ask, [each])
@@ -427,6 +427,8 @@ def test_what_repeats_the_request_repeats_the_current_one() -> None:
         plain(ask_for(**BOB), answers).items()
         >= (BOB | {"prompt_cache_options": {"mode": "implicit", "ttl": "30m"}}).items()
     )
+    only_ttl = {"prompt_cache_options": {"ttl": "12h"}}
+    assert plain(ask_for(**only_ttl), answers).items() >= (NOBODY | only_ttl).items()
     assert plain(ask_for(), answers).items() >= NOBODY.items()
     assert plain(ask_for(**NOBODY), answers).items() >= NOBODY.items()
     assert plain(ask, answers) == VECTORS["echoes"]["body"]
@@ -530,7 +532,8 @@ def test_facts_tell_of_tools_that_a_stored_prompt_brought() -> None:
 
 JSON_WISH = {"text": {"format": {"type": "json_schema", "name": "n", "schema": {}}}}
 CUT_SHORT = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
-REFUSED = {"id": "m", "type": "message", "content": [{"type": "refusal", "refusal": "No."}]}
+REFUSED: dict[str, Any] = {"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}
+HALF = saying('{"a":')
 
 
 @pytest.mark.parametrize(
@@ -541,6 +544,7 @@ REFUSED = {"id": "m", "type": "message", "content": [{"type": "refusal", "refusa
         (JSON_WISH, [saying("")], {}, "output[0].content[0].text"),
         (JSON_WISH, [saying('{"a":')], CUT_SHORT, ""),
         (JSON_WISH, [saying("Wait.", phase="commentary"), saying("{}")], {}, ""),
+        (JSON_WISH, [{**REFUSED, "content": REFUSED["content"] + HALF["content"]}], {}, ""),
         (JSON_WISH, [saying("I call."), calling("{}")], {}, ""),
         (
             {"text": {"format": {"type": "json_object"}}},
@@ -681,6 +685,7 @@ FILE = {"type": "input_file", "file_id": "file_1"}
         ({"store": None, "previous_response_id": "resp_1"}, KEPT_BOUNDS),
         ({"store": False}, Bounds()),
         ({"store": False, "input": [TURN]}, Bounds()),
+        ({"store": False, "input": [{"type": "mcp_list_tools", "tools": [{}]}]}, Bounds()),
         ({"store": False, "prompt": {"id": "p", "version": "1"}}, Bounds(account="prompt")),
         *[({"store": False, **REMINDERS[name]}, Bounds(account=name)) for name in REMINDERS],
         ({"store": False, "input": [{"id": "msg_1"}]}, Bounds(account="item_reference")),
