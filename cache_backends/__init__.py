@@ -23,6 +23,7 @@ from cache_backends.tiered import TieredCache
 from cache_backends.urls import open_cache
 
 if TYPE_CHECKING:
+    from cache_backends.postgres import PostgresCache
     from cache_backends.sqlite import SQLiteCache
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "NullCache",
     "Page",
     "PlainCache",
+    "PostgresCache",
     "Purge",
     "PurgeLog",
     "SQLiteCache",
@@ -51,6 +53,7 @@ __all__ = [
 
 # Their drivers are loaded only for those who ask for them.
 _WITH_DRIVERS = {
+    "PostgresCache": "postgres",
     "SQLiteCache": "sqlite",
 }
 

@@ -16,8 +16,8 @@ from cache_backends.plain import PlainCache
 MEMORY_MAX_BYTES = 256 * 2**20
 
 ACCEPTED = (
-    "memory://, sqlite:///relative.db, sqlite:////absolute.db, null://, "
-    "or module:Class for a class of your own"
+    "memory://, sqlite:///relative.db, sqlite:////absolute.db, postgresql://host/database, "
+    "null://, or module:Class for a class of your own"
 )
 
 
@@ -26,13 +26,15 @@ def open_cache(url: str, **options: Any) -> EntryCache:
 
     - `memory://`: option `max_bytes`, 256 MiB if not given
     - `sqlite:///file.db`, four slashes for an absolute path: options `max_bytes`, `busy_timeout`
+    - `postgresql://user:password@host:port/database`: options `schema`, `max_bytes`, `timeout`,
+      `max_connections`
     - `null://`: keeps nothing, whatever the options
     - `module:Class?name=value`: the class is called with the query as keyword arguments; numbers,
       `true`, `false` and `null` are passed as such. No options. What is no `EntryCache` is wrapped
       in a `PlainCache`.
 
-    The first two also take `clock`. An option that is `None` counts as not given. `ValueError` says
-    what is accepted.
+    Those that keep anything also take `clock`. An option that is `None` counts as not given.
+    `ValueError` says what is accepted.
     """
     given = {name: value for name, value in options.items() if value is not None}
     scheme, separator, rest = url.partition("://")
@@ -69,9 +71,21 @@ def _sqlite(rest: str, options: Mapping[str, Any]) -> EntryCache:
     return SQLiteCache(rest[1:], **options)
 
 
+def _postgres(rest: str, options: Mapping[str, Any]) -> EntryCache:
+    try:
+        from cache_backends.postgres import PostgresCache
+    except ImportError as exc:
+        raise ValueError(
+            f"postgresql:// needs a driver: install llm-cache-proxy[postgres] ({exc})"
+        ) from exc
+    return PostgresCache(f"postgresql://{rest}", **options)
+
+
 _OPENERS: dict[str, Callable[[str, Mapping[str, Any]], EntryCache]] = {
     "memory": _memory,
     "null": _null,
+    "postgres": _postgres,
+    "postgresql": _postgres,
     "sqlite": _sqlite,
 }
 

@@ -94,8 +94,7 @@ DOORS = {
     ),
     "sqlite3": (),
     "redis": ("cache_backends.redis",),
-    "psycopg": ("cache_backends.postgres",),
-    "asyncpg": ("cache_backends.postgres",),
+    "asyncpg": ("cache_backends.postgres_session",),
     "langchain_core": ("cache_backends.langchain",),
 }
 

@@ -15,6 +15,7 @@ from cache_backends import (
     MemoryCache,
     NullCache,
     PlainCache,
+    PostgresCache,
     SQLiteCache,
     open_cache,
 )
@@ -45,6 +46,16 @@ def test_sqlite_takes_relative_and_absolute_paths(
     assert repr(relative) == f"<SQLiteCache {tmp_path}/sub/file.db>"
     absolute = open_cache(f"sqlite:///{tmp_path}/100%20.db")
     assert repr(absolute) == f"<SQLiteCache {tmp_path}/100%20.db>"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_postgres_is_not_called_before_it_is_needed(scheme: str) -> None:
+    """With or without a bound; the login is shown to nobody."""
+    cache = open_cache(f"{scheme}://me:secret@localhost:1/db", schema="mine", max_bytes=10**6)
+    assert isinstance(cache, PostgresCache)
+    assert repr(cache) == "<PostgresCache postgresql://localhost:1/db schema mine>"
+    with pytest.raises(ValueError, match="cannot open postgresql:// with colour"):
+        open_cache("postgresql://localhost/db", colour="blue")
 
 
 class Own:
@@ -83,7 +94,7 @@ def test_a_class_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ("url", "expected"),
     [
         ("redis://localhost", r"expected memory://, sqlite:///relative\.db, .*or module:Class"),
-        ("postgresql://localhost/db", "unknown cache 'postgresql://localhost/db'"),
+        ("mysql://localhost/db", "unknown cache 'mysql://localhost/db'"),
         ("", "expected memory://"),
         ("cache.db", "expected memory://"),
         ("memory://x", "nothing may follow memory://"),
