@@ -48,7 +48,8 @@ class Messages(JsonDialect):
             "metadata": "names the caller's user",
             "service_tier": QUEUE,
         },
-        neutral={"mcp_servers": ([],), "stop_sequences": ([],), "tools": ([],)},
+        # No tools are missing here: to vLLM they are a reason to look for calls in the text.
+        neutral={"mcp_servers": ([],), "stop_sequences": ([],)},
         # What the reference calls optional. Others give 400 at Anthropic's, and who knows what
         # elsewhere.
         nullable=frozenset(

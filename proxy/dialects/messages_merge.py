@@ -82,7 +82,9 @@ class Merge:
 
     def _begin_block(self, event: dict[str, Any]) -> None:
         index, block = event.get("index"), _object(event.get("content_block"))
-        if type(index) is not int or index in self._blocks:
+        # Clients find a block by its place or by its index: the two must not contradict. Several
+        # may be open at once (llama.cpp ends them all in the end).
+        if type(index) is not int or index <= next(reversed(self._blocks), -1):
             raise MergeError
         self._blocks[index] = _Block(block)
         if block.get("type") == "fallback":
