@@ -70,7 +70,7 @@ class Merge:
         inputs = {
             str(place): block.written
             for place, block in enumerate(self._blocks.values())
-            if block.is_tool and block.written != written(block.fields.get("input"))
+            if block.is_tool and block.written != written(block.fields)
         }
         return {"opening": self._opening, "ending": self._ending, "inputs": inputs}
 

@@ -31,27 +31,28 @@ _COUNTED = _COUNTED_LATE | {
     "input_tokens",
     "output_tokens",
 }
-_TOOLS = ("tool_use", "server_tool_use", "mcp_tool_use")
+# Tools whose input comes after they are named. Clients look for that of `mcp_tool_use` at once.
+_TOOLS = ("tool_use", "server_tool_use")
 
 
 def tell(body: dict[str, Any], told: dict[str, Any] | None = None) -> bytes:
     """Tell a body as a stream: with the first and last event, and the inputs of tools, as they
     were `told` before, else as Anthropic tells them."""
     told = told or {"opening": _opening(body), "ending": _ending(body), "inputs": {}}
-    events = _events(body["content"], **told)
+    events = _events(body["content"], told["opening"], told["ending"], told["inputs"])
     return sse.encode_named((event["type"].encode(), orjson.dumps(event)) for event in events)
 
 
-def written(arguments: Any) -> str | None:
-    """A tool's input as Claude writes it, nothing if it is empty; `None` if it is none."""
-    if not isinstance(arguments, dict):
+def written(block: dict[str, Any]) -> str | None:
+    """The input of a tool as Claude writes it, nothing if it is empty; `None`: it begins whole."""
+    arguments = block.get("input")
+    if block.get("type") not in _TOOLS or not isinstance(arguments, dict):
         return None
     return json.dumps(arguments, ensure_ascii=False) if arguments else ""
 
 
 def _events(
     content: list[dict[str, Any]],
-    *,
     opening: dict[str, Any],
     ending: dict[str, Any],
     inputs: dict[str, Any],
@@ -59,8 +60,7 @@ def _events(
     yield {"type": "message_start", "message": {**opening, "content": []}}
     for index, block in enumerate(content):
         place = str(index)
-        arguments = inputs[place] if place in inputs else written(block.get("input"))
-        begun, *deltas = _parts(block, arguments)
+        begun, *deltas = _parts(block, inputs[place] if place in inputs else written(block))
         yield {"type": "content_block_start", "index": index, "content_block": begun}
         if index == 0:
             yield {"type": "ping"}
@@ -101,7 +101,7 @@ def _parts(block: dict[str, Any], arguments: str | None) -> Iterator[dict[str, A
         yield from _text(block)
     elif kind == "thinking" and isinstance(block.get("thinking"), str):
         yield from _thinking(block)
-    elif kind in _TOOLS and arguments is not None:
+    elif arguments is not None:
         yield {**block, "input": {}}
         for piece in ["", *cut(arguments)]:
             yield {"type": "input_json_delta", "partial_json": piece}

@@ -303,6 +303,16 @@ def test_a_tools_input_is_told_as_it_was_written() -> None:
     assert deltas(told(plainly))[1]["partial_json"] == '{"a": ["é", 1.0]}'
 
 
+def test_a_tool_of_an_mcp_server_begins_with_its_input() -> None:
+    """That is where clients look for it, unless the provider tells it in pieces."""
+    tool = {**TOOL, "type": "mcp_tool_use", "input": {"n": 1}}
+    begun = [each for each in events(told(answered(ask_for(), tool))) if "content_block" in each]
+    assert begun == [begin(tool)]
+    assert "".join(each.get("partial_json", "") for each in deltas(told(recorded("mcp")[1]))) == (
+        '{"n": 2}'
+    )
+
+
 def test_citations_and_signatures_come_after_the_words() -> None:
     """Each citation in an event of its own, the signature whole."""
     _, answers = recorded("plain_all")
