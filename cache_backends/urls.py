@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,11 +14,12 @@ from cache_backends.base import EntryCache, NullCache
 from cache_backends.memory import MemoryCache
 from cache_backends.plain import PlainCache
 
+REDIS = ("redis", "redis+cluster", "redis+sentinel", "rediss", "rediss+cluster", "rediss+sentinel")
 MEMORY_MAX_BYTES = 256 * 2**20
 
 ACCEPTED = (
-    "memory://, sqlite:///relative.db, sqlite:////absolute.db, postgresql://host/database, "
-    "null://, or module:Class for a class of your own"
+    "memory://, sqlite:///relative.db, sqlite:////absolute.db, redis://host:port/0, "
+    "postgresql://host/database, null://, or module:Class for a class of your own"
 )
 
 
@@ -28,6 +30,8 @@ def open_cache(url: str, **options: Any) -> EntryCache:
     - `sqlite:///file.db`, four slashes for an absolute path: options `max_bytes`, `busy_timeout`
     - `postgresql://user:password@host:port/database`: options `schema`, `max_bytes`, `timeout`,
       `max_connections`
+    - `redis://user:password@host:port/0`, `rediss://`, `redis+cluster://host:port`,
+      `redis+sentinel://host:port/service/0`: options `prefix`, `ttl`, `timeout`, `max_connections`
     - `null://`: keeps nothing, whatever the options
     - `module:Class?name=value`: the class is called with the query as keyword arguments; numbers,
       `true`, `false` and `null` are passed as such. No options. What is no `EntryCache` is wrapped
@@ -81,11 +85,22 @@ def _postgres(rest: str, options: Mapping[str, Any]) -> EntryCache:
     return PostgresCache(f"postgresql://{rest}", **options)
 
 
+def _redis(scheme: str, rest: str, options: Mapping[str, Any]) -> EntryCache:
+    try:
+        from cache_backends.redis import RedisCache
+    except ImportError as exc:
+        raise ValueError(
+            f"{scheme}:// needs a driver: install llm-cache-proxy[redis] ({exc})"
+        ) from exc
+    return RedisCache(f"{scheme}://{rest}", **options)
+
+
 _OPENERS: dict[str, Callable[[str, Mapping[str, Any]], EntryCache]] = {
     "memory": _memory,
     "null": _null,
     "postgres": _postgres,
     "postgresql": _postgres,
+    **{scheme: partial(_redis, scheme) for scheme in REDIS},
     "sqlite": _sqlite,
 }
 

@@ -1,0 +1,213 @@
+"""A cache in Redis or Valkey, which any number of processes and machines may share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+from cache_backends.base import Entry, Generation, Key, Totals
+from cache_backends.codec import CodecError
+from cache_backends.loops import LoopThread
+from cache_backends.redis_connection import Connections
+from cache_backends.redis_index import Index
+from cache_backends.redis_log import Agreements
+from cache_backends.redis_place import Place
+from cache_backends.redis_rows import Names, is_id, pack, unpack
+from cache_backends.redis_server import Command
+from cache_backends.shared import EVERYTHING, Filter, Page, PurgeLog, SharedCache
+
+# What is sent at once.
+PIPELINE_ENTRIES = 100
+PIPELINE_BYTES = 4 * 2**20
+# Greater than any number of a purge.
+NEVER_SEEN = 2**62
+
+Packed = tuple[Entry, bytes]
+
+
+class RedisCache(SharedCache):
+    """Entries under `prefix` in a Redis 6.2 or later, or a Valkey.
+
+    - `redis://user:password@host:6379/0`, `rediss://` with TLS
+    - `redis+cluster://host:6379[,host:port]`, `rediss+cluster://`; a node is enough
+    - `redis+sentinel://host:26379[,host:port]/service/0`, `rediss+sentinel://`; the user and
+      password are the server's, those of the sentinels go into the query (`?sentinel_password=`)
+
+    The query takes what redis-py takes (`?ssl_ca_certs=/etc/ca.pem`). Nothing is sent before the
+    first use, and a server that was away is used again as soon as it is back.
+
+    An entry is one key, the prefix and its id. It expires by itself when it is no longer retained;
+    one that brings no end of its own lasts `ttl` seconds, if given. Nothing but what is under the
+    prefix is ever touched. The server may evict (`maxmemory-policy allkeys-lru` or `volatile-lru`
+    are good choices): keep persistence on if the purge log and facts should outlive a restart.
+
+    `CacheError` when the server cannot be reached, does not answer within `timeout` seconds, or
+    refuses (out of memory, a replica). Nothing is tried twice. Each event loop uses at most
+    `max_connections` connections (to each node).
+
+    A user of the server needs, on keys under the prefix: GET, GETRANGE, SET, UNLINK, EXISTS, DEL,
+    SCAN, EVAL, TIME, HGET, HMGET, HSET, HSETNX, HDEL, HINCRBY, HSCAN, ZADD, ZREM, ZCARD, ZCOUNT,
+    ZSCORE, ZMSCORE, ZREVRANGE, ZRANGEBYSCORE, ZREVRANGEBYSCORE, ZREMRANGEBYSCORE; with a database
+    other than 0 also SELECT, and in a cluster CLUSTER SLOTS.
+
+    `broken` counts, since the start, what was found under the name of an entry and was none.
+    """
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379/0",
+        *,
+        prefix: str = "llm-cache:",
+        ttl: float | None = None,
+        timeout: float = 0.25,
+        max_connections: int = 32,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not prefix.rstrip(":") or "{}" in prefix:
+            raise ValueError("prefix must not be empty, and have no {} in it")
+        for name, value in (
+            ("ttl", ttl),
+            ("timeout", timeout),
+            ("max_connections", max_connections),
+        ):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be greater than 0")
+        self._place = Place.of(url)
+        self._prefix = prefix
+        self._ttl = ttl
+        self._clock = clock
+        self._names = Names(prefix)
+        self._connections = Connections(self._place, timeout=timeout, most=max_connections)
+        self._index = Index(self._connections, self._names, clock)
+        self._agreements = Agreements(self._connections, self._names)
+        self._thread = LoopThread(f"sync calls of {self!r}")
+
+    def __repr__(self) -> str:
+        return f"<RedisCache {self._place.shown} {self._prefix}>"
+
+    @property
+    def broken(self) -> int:
+        return self._index.broken
+
+    async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
+        asked = [key for key in keys if is_id(key.id)]
+        reads: list[Command] = [("GET", self._names.entry(key.id)) for key in asked]
+        values = await self._connections.run(*reads)
+        broken: list[str] = []
+        found = {
+            key: self._read(key, value, broken) for key, value in zip(asked, values, strict=True)
+        }
+        await self._index.discard(broken)
+        return [found.get(key) for key in keys]
+
+    async def put_many(self, entries: Sequence[Entry]) -> None:
+        # All are written before any is sent: who passed something unfit changed nothing.
+        packed = [(entry, pack(entry)) for entry in map(self._with_end, entries)]
+        for some in _portions(packed):
+            await self._put(some)
+        await self._index.look_after(len(packed))
+
+    async def delete(self, id: str) -> bool:
+        return await self._index.delete(id)
+
+    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        return await self._index.page(filter, cursor, limit)
+
+    async def remove(self, filter: Filter, *, before: int) -> int:
+        return await self._index.remove(filter, before)
+
+    async def purges(self, after: int) -> PurgeLog:
+        return await self._agreements.purges(after)
+
+    async def announce(self, filter: Filter) -> int:
+        return await self._agreements.announce(filter)
+
+    async def forget(self, number: int) -> None:
+        await self._agreements.forget(number)
+
+    async def claim(self, name: str, holder: str, seconds: float) -> bool:
+        return await self._agreements.claim(name, holder, seconds)
+
+    async def release(self, name: str, holder: str) -> None:
+        await self._agreements.release(name, holder)
+
+    async def fact(self, name: str, default: str) -> str:
+        return await self._agreements.fact(name, default)
+
+    async def totals(self) -> Totals:
+        return await self._index.totals()
+
+    async def aclear(self, **kwargs: Any) -> None:  # noqa: ARG002 - accepted, as LangChain's does
+        await self._index.remove(EVERYTHING, NEVER_SEEN)
+
+    async def aclose(self) -> None:
+        await self._connections.aclose()
+        if self._thread.started:
+            await asyncio.to_thread(self.close)
+
+    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        return self._thread.call(self.alookup(prompt, llm_string))
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        self._thread.call(self.aupdate(prompt, llm_string, return_val))
+
+    def clear(self, **kwargs: Any) -> None:
+        self._thread.call(self.aclear(**kwargs))
+
+    def close(self) -> None:
+        """Let go of all connections; from code without an event loop."""
+        self._thread.call(self._connections.aclose())
+        self._thread.close()
+
+    def _read(self, key: Key, value: Any, broken: list[str]) -> Entry | None:
+        if value is None:
+            return None
+        try:
+            entry = unpack(key, value)
+        except CodecError:
+            broken.append(key.id)
+            return None
+        if entry is None or entry.retained_until is None or entry.retained_until > self._clock():
+            return entry
+        return None
+
+    def _with_end(self, entry: Entry) -> Entry:
+        if self._ttl is None or entry.expires_at is not None or entry.retained_until is not None:
+            return entry
+        end = entry.stored_at + self._ttl
+        return replace(entry, expires_at=end, retained_until=end)
+
+    async def _put(self, packed: Sequence[Packed]) -> None:
+        # The index learns of them first: it forgets what is not there, and finds nothing it does
+        # not know.
+        note = self._index.note((entry, len(value)) for entry, value in packed)
+        writes = [self._write(entry, value) for entry, value in packed]
+        if self._connections.clustered:
+            await self._connections.run(note)
+            await self._connections.run(*writes)
+        else:
+            await self._connections.run(note, *writes)
+
+    def _write(self, entry: Entry, value: bytes) -> Command:
+        key = self._names.entry(entry.key.id)
+        if entry.retained_until is None:
+            return ("SET", key, value)
+        left = ceil((entry.retained_until - self._clock()) * 1000)
+        return ("SET", key, value, "PX", left) if left > 0 else ("UNLINK", key)
+
+
+def _portions(packed: Sequence[Packed]) -> Iterator[list[Packed]]:
+    some: list[Packed] = []
+    size = 0
+    for each in packed:
+        if some and (len(some) == PIPELINE_ENTRIES or size + len(each[1]) > PIPELINE_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(each)
+        size += len(each[1])
+    if some:
+        yield some

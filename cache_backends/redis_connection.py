@@ -1,0 +1,167 @@
+"""Connections to Redis: a set of them for each event loop, and what their errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from cache_backends.base import CacheError
+from cache_backends.redis_cluster import Cluster
+from cache_backends.redis_place import Place
+from cache_backends.redis_server import Command, Scan, Server, Single, Watched
+
+# What a key that holds something else than it should is answered with.
+WRONG_TYPE = object()
+
+# The first that fits. Texts of the server are not passed on: some quote what they were sent.
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (exceptions.AuthenticationError, "does not accept the user or password"),
+    (exceptions.AuthenticationWrongNumberOfArgsError, "does not accept the user or password"),
+    (exceptions.NoPermissionError, "does not let this user run all commands that are needed"),
+    (exceptions.OutOfMemoryError, "is out of memory"),
+    (exceptions.ReadOnlyError, "is a replica, which takes no writes"),
+    (exceptions.BusyLoadingError, "is loading its data"),
+    (exceptions.ClusterError, "is a cluster that is down"),
+    (exceptions.SlotNotCoveredError, "is a cluster that is down"),
+    (exceptions.AskError, "is a node of a cluster: use redis+cluster://"),
+    (exceptions.ConnectionError, "cannot be reached"),
+    (exceptions.TimeoutError, "did not answer in time"),
+    (exceptions.RedisClusterException, "cannot be reached as a cluster"),
+    (exceptions.ResponseError, "refused a command"),
+    (OSError, "cannot be reached"),
+    (TimeoutError, "has no connection left"),
+)
+
+
+class Connections:
+    """Sends commands to `place` from whatever loop they are asked on.
+
+    At most `most` callers of a loop are served at once, the others wait for `timeout` seconds.
+    Connections close when their loop ends (`asyncio.run` sees to it) or with `aclose`.
+    """
+
+    def __init__(self, place: Place, *, timeout: float, most: int) -> None:
+        self._place = place
+        self._timeout = timeout
+        self._most = most
+        self._used: dict[asyncio.AbstractEventLoop, _Used] = {}
+        self._closed = False
+
+    @property
+    def clustered(self) -> bool:
+        return self._place.kind == "cluster"
+
+    async def run(self, *commands: Command) -> list[Any]:
+        """Return the replies in order, `WRONG_TYPE` among them; `CacheError` for any other error.
+
+        All are sent at once. Whatever fails, some may have been carried out.
+        """
+        if not commands:
+            return []
+        async with self._serving() as server:
+            replies = await server.run(commands)
+            for place, reply in enumerate(replies):
+                if isinstance(reply, Exception):
+                    if not str(reply).startswith("WRONGTYPE"):
+                        raise reply
+                    replies[place] = WRONG_TYPE
+            return replies
+
+    async def scan(self, at: Scan, pattern: str, count: int) -> tuple[list[bytes], Scan]:
+        async with self._serving() as server:
+            return await server.scan(at, pattern, count)
+
+    async def aclose(self) -> None:
+        """Close the connections of all loops; those of other loops in their own time."""
+        self._closed = True
+        here = asyncio.get_running_loop()
+        for loop, used in list(self._used.items()):
+            if loop is here:
+                await used.life.aclose()
+            elif loop.is_running():
+                elsewhere = asyncio.run_coroutine_threadsafe(_close(used.life), loop)
+                await asyncio.wrap_future(elsewhere)
+
+    @asynccontextmanager
+    async def _serving(self) -> AsyncGenerator[Server, None]:
+        used = await self._here()
+        try:
+            async with asyncio.timeout(self._timeout if used.places.locked() else None):
+                await used.places.acquire()
+        except TimeoutError as exc:
+            raise self._error(exc) from exc
+        try:
+            yield used.server
+        except CacheError:
+            raise
+        except Exception as exc:
+            raise self._error(exc) from exc
+        finally:
+            used.places.release()
+
+    async def _here(self) -> _Used:
+        if self._closed:
+            raise CacheError(f"{self._place.shown} is closed")
+        loop = asyncio.get_running_loop()
+        used = self._used.get(loop)
+        if used is None:
+            for ended in [each for each in self._used if each.is_closed()]:
+                self._used.pop(ended, None)
+            server = self._server()
+            used = _Used(server, asyncio.Semaphore(self._most), _life(server, loop, self._used))
+            self._used[loop] = used
+            await anext(used.life)
+        return used
+
+    def _server(self) -> Server:
+        options = {
+            "socket_timeout": self._timeout,
+            "socket_connect_timeout": self._timeout,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            **self._place.options,
+        }
+        if self._place.kind == "sentinel":
+            return Watched.of(self._place, options)
+        if self._place.kind == "cluster":
+            return Cluster(self._place, options)
+        ((host, port),) = self._place.hosts
+        return Single.at(host, port, tls=self._place.tls, options=options)
+
+    def _error(self, exc: BaseException) -> CacheError:
+        for kind, reason in _REASONS:
+            if isinstance(exc, kind):
+                return CacheError(f"{self._place.shown} {reason}")
+        return CacheError(f"{self._place.shown} does not speak Redis's protocol")
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """What one loop uses."""
+
+    server: Server
+    places: asyncio.Semaphore
+    life: AsyncGenerator[None, None]
+
+
+async def _life(
+    server: Server, loop: asyncio.AbstractEventLoop, used: dict[asyncio.AbstractEventLoop, _Used]
+) -> AsyncGenerator[None, None]:
+    # A loop closes the async generators that were begun in it before it ends, and those that were
+    # dropped: this is how connections learn of both.
+    try:
+        yield
+    finally:
+        used.pop(loop, None)
+        await server.aclose()
+
+
+async def _close(life: AsyncGenerator[None, None]) -> None:
+    await life.aclose()

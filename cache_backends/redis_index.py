@@ -1,0 +1,296 @@
+"""The index of the entries in Redis: what they are listed, chosen and counted by.
+
+Entries leave without notice: they expire, are evicted, are lost with a server. So the index only
+says where to look: what it names and is not there is taken out when it is met, and with every
+hundred entries that are stored some of its rows are looked after.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from cache_backends.base import CacheError, Entry, Totals
+from cache_backends.codec import CodecError
+from cache_backends.redis_connection import WRONG_TYPE, Connections
+from cache_backends.redis_rows import (
+    HEAD_BYTES,
+    Label,
+    Names,
+    counted,
+    groups,
+    groups_of,
+    is_id,
+    label_bytes,
+    read_label,
+)
+from cache_backends.redis_scripts import DROP, NOTE
+from cache_backends.redis_server import Command, Scan
+from cache_backends.shared import EVERYTHING, Filter, Page
+
+logger = logging.getLogger(__name__)
+
+# How many rows are read at once: some milliseconds of everybody's time.
+BATCH = 200
+# How many entries one page looks at. The rest is left to the next, which its cursor leads to.
+PAGE_LOOKS = 10_000
+# The index knows an entry before it is there. This is longer than its writer can take.
+GRACE_S = 10.0
+SWEEP_EVERY = 100
+ENDED_AT_ONCE = 1000
+
+
+class _Row(NamedTuple):
+    """An entry's place in the order of storing."""
+
+    id: str
+    place: int
+
+
+class Index:
+    """Knows the entries by when they were stored and what they are about.
+
+    `broken` counts the values under an entry's name that were none.
+    """
+
+    def __init__(self, connections: Connections, names: Names, clock: Callable[[], float]) -> None:
+        self._connections = connections
+        self._names = names
+        self._clock = clock
+        self.broken = 0
+        self._stored = 0
+        self._records_cursor = 0
+        self._scan = Scan()
+
+    def note(
+        self, entries: Iterable[tuple[Entry, int]], *, ended: int = 10, places: Sequence[int] = ()
+    ) -> Command:
+        """The command that makes entries of these sizes known, and takes out some that ended."""
+        rows: list[Any] = []
+        for at, (entry, value_bytes) in enumerate(entries):
+            until = "" if entry.retained_until is None else entry.retained_until
+            place = places[at] if places else ""
+            about = " ".join(groups(entry))
+            rows += (entry.key.id, counted(value_bytes), until, about, place)
+        names = self._names
+        keys = (names.index, names.ends, names.records)
+        return ("EVAL", NOTE, len(keys), *keys, names.book, self._clock(), ended, *rows)
+
+    async def page(self, filter: Filter, cursor: str | None, limit: int) -> Page:
+        found: list[tuple[int, Label]] = []
+        looked = 0
+        async for rows in self._rows(filter, None if cursor is None else _place(cursor)):
+            labels = await self._labels(rows)
+            for row in rows:
+                label = labels.get(row.id)
+                if label is None or not self._listed(label, filter):
+                    continue
+                if len(found) == limit:
+                    return _page(found, found[-1][0])
+                found.append((row.place, label))
+            looked += len(rows)
+            if looked >= PAGE_LOOKS:
+                return _page(found, rows[-1].place)
+        return _page(found, None)
+
+    async def remove(self, filter: Filter, before: int) -> int:
+        removed = 0
+        async for rows in self._rows(filter, None):
+            # What was stored before a purge was announced cannot have known of it.
+            sure = {row.id for row in rows if filter == EVERYTHING and row.place < before * 1000}
+            labels = await self._labels([row for row in rows if row.id not in sure])
+            covered = {
+                label.entry.key.id
+                for label in labels.values()
+                if label.entry.seen < before and filter.covers(label.entry)
+            }
+            removed += await self._delete([row for row in rows if row.id in sure | covered])
+        return removed
+
+    async def delete(self, id: str) -> bool:
+        if not is_id(id):
+            return False
+        (place,) = await self._connections.run(("ZSCORE", self._names.index, id))
+        return await self._delete([_Row(id, _number(place))]) > 0
+
+    async def discard(self, ids: Sequence[str]) -> None:
+        """Count values that are no entries, and delete them."""
+        if not ids:
+            return
+        if not self.broken:
+            logger.warning(
+                "%s: a value is no entry of this cache and is deleted; more will only be counted",
+                self._names.entries,
+            )
+        self.broken += len(ids)
+        with suppress(CacheError):  # it may be a replica: then they stay, and are counted again
+            for each in ids:
+                await self.delete(each)
+
+    async def totals(self) -> Totals:
+        names = self._names
+        with suppress(CacheError):  # counting goes on where nothing can be written
+            await self._sweep()
+        counting: tuple[Command, ...] = (
+            ("ZCARD", names.index),
+            ("HGET", names.records, "bytes"),
+            ("ZCOUNT", names.ends, "-inf", self._clock()),
+        )
+        held, size, ended = map(_number, await self._connections.run(*counting))
+        for _ in range(ended // ENDED_AT_ONCE + 1 if ended else 0):
+            with suppress(CacheError):
+                await self._connections.run(self.note((), ended=ENDED_AT_ONCE))
+                held, size, ended = map(_number, await self._connections.run(*counting))
+        return Totals(held - ended, size)
+
+    async def look_after(self, stored: int) -> None:
+        """Told how many entries were stored, see now and then whether the index is right."""
+        self._stored += stored
+        if self._stored >= SWEEP_EVERY:
+            self._stored = 0
+            with suppress(CacheError):
+                await self._sweep()
+
+    async def _rows(self, filter: Filter, below: int | None) -> AsyncIterator[list[_Row]]:
+        """The rows of the entries that may be meant, those stored last first."""
+        if filter.ids is not None:
+            rows = [row for row in await self._named(filter.ids) if _is_below(row, below)]
+            for start in range(0, len(rows), BATCH):
+                yield rows[start : start + BATCH]
+            return
+        key = await self._smallest(groups_of(filter))
+        while True:
+            top = "+inf" if below is None else f"({below}"
+            limits = (top, "-inf", "WITHSCORES", "LIMIT", 0, BATCH)
+            (reply,) = await self._connections.run(("ZREVRANGEBYSCORE", key, *limits))
+            rows = _pairs(reply)
+            if rows:
+                yield rows
+            if len(rows) < BATCH:
+                return
+            below = rows[-1].place
+
+    async def _named(self, ids: Iterable[str]) -> list[_Row]:
+        known = sorted(set(filter(is_id, ids)))
+        rows: list[_Row] = []
+        for start in range(0, len(known), BATCH):
+            some = known[start : start + BATCH]
+            (places,) = await self._connections.run(("ZMSCORE", self._names.index, *some))
+            rows += map(_Row, some, map(_number, places))
+        return sorted(rows, key=lambda row: row.place, reverse=True)
+
+    async def _smallest(self, named: Sequence[str]) -> str:
+        keys = [self._names.group(group) for group in named]
+        if len(keys) < 2:
+            return keys[0] if keys else self._names.index
+        sizes = await self._connections.run(*(("ZCARD", key) for key in keys))
+        return min(zip(map(_number, sizes), keys, strict=True))[1]
+
+    async def _labels(self, rows: Sequence[_Row]) -> dict[str, Label]:
+        """Read what the entries are about; those that are gone are taken out."""
+        heads = await self._heads([row.id for row in rows], HEAD_BYTES)
+        gone = [row for row in rows if heads[row.id] == b""]
+        labels, broken = {}, []
+        for name, head in heads.items():
+            if head == b"":
+                continue
+            try:
+                if len(head) < (enough := label_bytes(head)) and len(head) == HEAD_BYTES:
+                    head = (await self._heads([name], enough))[name]
+                labels[name] = read_label(name, head)
+            except CodecError:
+                broken.append(name)
+        with suppress(CacheError):
+            await self._drop(gone, GRACE_S)
+        await self.discard(broken)
+        return labels
+
+    async def _heads(self, ids: Sequence[str], size: int) -> dict[str, bytes]:
+        keys = map(self._names.entry, ids)
+        replies = await self._connections.run(*(("GETRANGE", key, 0, size - 1) for key in keys))
+        heads = (b"\x00" if reply is WRONG_TYPE else reply for reply in replies)
+        return dict(zip(ids, heads, strict=True))
+
+    def _listed(self, label: Label, filter: Filter) -> bool:
+        until = label.entry.retained_until
+        return (until is None or until > self._clock()) and filter.covers(label.entry)
+
+    async def _delete(self, rows: Sequence[_Row]) -> int:
+        keys = (self._names.entry(row.id) for row in rows)
+        deleted = await self._connections.run(*(("UNLINK", key) for key in keys))
+        with suppress(CacheError):  # they are gone: the index learns of it sooner or later
+            await self._drop(rows, 0)
+        return sum(deleted)
+
+    async def _drop(self, rows: Sequence[_Row], grace: float) -> None:
+        if rows:
+            names = self._names
+            keys = (names.index, names.ends, names.records)
+            dropped = [part for row in rows for part in row]
+            await self._connections.run(
+                ("EVAL", DROP, len(keys), *keys, names.book, int(grace * 1e6), *dropped)
+            )
+
+    async def _sweep(self) -> None:
+        """Look at some of the records, and at some of all keys, for what one has and not both."""
+        names = self._names
+        (reply,) = await self._connections.run(
+            ("HSCAN", names.records, self._records_cursor, "COUNT", BATCH)
+        )
+        self._records_cursor = int(reply[0])
+        known = (field.decode(errors="replace") for field in reply[1][::2])
+        await self._drop_gone(list(filter(is_id, known)))
+        keys, self._scan = await self._connections.scan(self._scan, names.entries, BATCH)
+        await self._note_unknown(list(filter(is_id, map(names.id, keys))))
+
+    async def _drop_gone(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
+        keys = map(self._names.entry, ids)
+        there = await self._connections.run(*(("EXISTS", key) for key in keys))
+        gone = [each for each, found in zip(ids, there, strict=True) if not found]
+        await self._drop(await self._named(gone), GRACE_S)
+
+    async def _note_unknown(self, ids: Sequence[str]) -> None:
+        """What the index lost, or never learnt of as its writer died, becomes known again."""
+        if not ids:
+            return
+        places, records = await self._connections.run(
+            ("ZMSCORE", self._names.index, *ids), ("HMGET", self._names.records, *ids)
+        )
+        unknown = [
+            _Row(each, 0)
+            for each, place, record in zip(ids, places, records, strict=True)
+            if place is None or record is None
+        ]
+        labels = list((await self._labels(unknown)).values())
+        entries = [(label.entry, label.value_bytes) for label in labels]
+        if entries:
+            places = [int(entry.stored_at * 1e6) for entry, _ in entries]
+            await self._connections.run(self.note(entries, places=places))
+
+
+def _page(found: Sequence[tuple[int, Label]], place: int | None) -> Page:
+    summaries = [label.summary() for _, label in found]
+    return Page(summaries, None if place is None else str(place))
+
+
+def _place(cursor: str) -> int:
+    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 20):
+        raise ValueError(f"no cursor of a listing: {cursor[:40]!r}")
+    return int(cursor)
+
+
+def _is_below(row: _Row, below: int | None) -> bool:
+    return below is None or row.place < below
+
+
+def _pairs(reply: Sequence[bytes]) -> list[_Row]:
+    ids = (member.decode(errors="replace") for member in reply[::2])
+    return list(map(_Row, ids, map(_number, reply[1::2])))
+
+
+def _number(reply: Any) -> int:
+    return int(float(reply or 0))

@@ -1,0 +1,116 @@
+"""What must happen at once in Redis: the scripts for index, purge log and leases.
+
+They touch the keys beside the entries only, all of one slot. Sent whole by EVAL, so that a server
+which forgot them needs no second try.
+
+The index has, for each entry, its place in the order of storing (microseconds, each greater than
+the one before) in `index` and in every group it belongs to, its end in `ends`, and in `records` its
+size and groups, so that it can be taken out of all of these. The field `bytes` there is the sum.
+"""
+
+from __future__ import annotations
+
+_INDEX = """
+local index, ends, records, book = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local function drop(id)
+    local record = redis.call('HGET', records, id)
+    local size, groups = string.match(record or '', '^(%d+) ?(.*)$')
+    -- First what a server without memory refuses: then nothing is done by halves.
+    if size then redis.call('HINCRBY', records, 'bytes', -size) end
+    redis.call('HDEL', records, id)
+    redis.call('ZREM', index, id)
+    redis.call('ZREM', ends, id)
+    for group in string.gmatch(groups or '', '%S+') do
+        redis.call('ZREM', book .. group, id)
+    end
+end
+"""
+
+# ARGV: book, now, how many that ended to take out; then id, size, end or '', groups, place or ''
+# of each entry.
+NOTE = (
+    _INDEX
+    + """
+local time = redis.call('TIME')
+local last = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')[2]
+local next = math.max(time[1] * 1000000 + time[2], (tonumber(last) or 0) + 1)
+for at = 4, #ARGV, 5 do
+    local id, size, ending, groups, place = unpack(ARGV, at, at + 4)
+    if place == '' then
+        place = string.format('%.0f', next)
+        next = next + 1
+    end
+    drop(id)
+    redis.call('ZADD', index, place, id)
+    redis.call('HSET', records, id, size .. ' ' .. groups)
+    redis.call('HINCRBY', records, 'bytes', size)
+    if ending ~= '' then redis.call('ZADD', ends, ending, id) end
+    for group in string.gmatch(groups, '%S+') do redis.call('ZADD', book .. group, place, id) end
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
+    drop(id)
+end
+"""
+)
+
+# ARGV: book, microseconds that an entry must be known for; then id and place of each. One that was
+# stored again has another place.
+DROP = (
+    _INDEX
+    + """
+local time = redis.call('TIME')
+local latest = time[1] * 1000000 + time[2] - ARGV[2]
+for at = 3, #ARGV, 2 do
+    local id, place = ARGV[at], tonumber(ARGV[at + 1])
+    if place <= latest and place == tonumber(redis.call('ZSCORE', index, id) or 0) then
+        drop(id)
+    end
+end
+"""
+)
+
+# The log is one key, so that it is lost as a whole or not at all. The row of number 0 is the name
+# of the store.
+_LOG = """
+local log = KEYS[1]
+local store = redis.call('ZRANGEBYSCORE', log, 0, 0)[1]
+if not store then
+    store = ARGV[1]
+    redis.call('ZADD', log, 0, store)
+end
+local head = redis.call('ZREVRANGE', log, 0, 0, 'WITHSCORES')[2]
+"""
+
+# ARGV: name for a new store, the filter as JSON.
+ANNOUNCE = (
+    _LOG
+    + """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local number = string.format('%.0f', math.max(now, head + 1))
+local at = time[1] .. '.' .. string.format('%06d', time[2])
+redis.call('ZADD', log, number, number .. ' ' .. head .. ' ' .. at .. ' ' .. ARGV[2])
+return number
+"""
+)
+
+# ARGV: name for a new store, the number after which rows are wanted.
+PURGES = (
+    _LOG
+    + """
+return {store, head, redis.call('ZRANGEBYSCORE', log, '(' .. ARGV[2], '+inf', 'WITHSCORES')}
+"""
+)
+
+# ARGV: holder, milliseconds.
+CLAIM = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+# ARGV: holder.
+RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""
