@@ -14,12 +14,13 @@ from tests.fakes.messages import ANSWERS, PATH, SIGNATURE, asking, saying, text,
 from tests.fakes.node import RunScript
 from tests.fakes.oracle import expected
 from tests.fakes.provider import Answer, FakeProvider
-from tests.fakes.seen import caches, columns, joined
+from tests.fakes.seen import caches, columns, told
 
 # The provider's answer and no other's, which is not kept either.
 PAST = {"headers": {"llm-cache-control": "no-store"}}
 # So that streams are asked for with the same tools as whole answers are.
 SAME_TOOLS = {"providerOptions": {"anthropic": {"toolStreaming": False}}}
+TOOLS = ["weather", "time"]
 WEATHER = {"city": "Köln", "days": [1, 2.5]}
 THOUGHT = thinking("Rain?", SIGNATURE)
 # The ai package refuses what it has not heard of, whoever tells it.
@@ -48,16 +49,17 @@ async def test_anthropic(
     provider: FakeProvider, live: LiveProxy, node: RunScript, streamed_first: bool
 ) -> None:
     """Every kind of answer comes again to the letter, whichever way it was asked for first."""
-    ways = [ask("helper" if streamed_first else "create"), ask("create")]
-    ways += [ask(way, **past) for way in ("events", "helper") for past in ({}, PAST)]
+    way, other = ("events", "create") if streamed_first else ("create", "events")
+    ways = [ask(way), ask(way), ask(other), ask(other, **PAST), ask("helper")]
     for answer in ANSWERS.values():
-        provider.script(*(as_told(answer, stream=way) for way in (streamed_first, True, True)))
+        provider.script(*(as_told(answer, stream=each == "events") for each in (way, other)))
     asks = [{**each, "body": asking(name)} for name in ANSWERS for each in ways]
     seen = await node("anthropic_messages", base_url=f"{live.origin}/anthropic", asks=asks)
-    outcomes = ["MISS", "HIT", "HIT", "BYPASS", "HIT", "BYPASS"]
-    first, plain, events, own_events, helped, own_helped = columns(seen, outcomes)
-    assert first == plain == helped == own_helped == list(ANSWERS.values())
-    assert [joined(each) for each in events] == [joined(each) for each in own_events]
+    outcomes = ["MISS", "HIT", "HIT", "BYPASS", "HIT"]
+    first, again, turned, original, helped = columns(seen, outcomes)
+    assert told(again) == told(first)
+    assert told(turned) == told(original)
+    assert helped == (turned if streamed_first else again) == list(ANSWERS.values())
     assert await live.stored() == len(ANSWERS)
 
 
@@ -109,9 +111,8 @@ async def test_anthropic_hears_of_cuts(
     *seen, answer = await node("anthropic_messages", base_url=base_url, asks=asks, caught=True)
     assert [each.keys() for each in seen] == [{"error"}] * len(cuts)
     assert answer["cache"] == "MISS"
-    assert answer["answer"]["content"] == [
-        text(expected(asking(), credential="Bearer mine", path=PATH))
-    ]
+    said = expected(asking(), credential="Bearer mine", path=PATH)
+    assert answer["answer"]["content"] == [text(said)]
     assert await live.stored() == 1
 
 
@@ -120,21 +121,18 @@ async def test_ai_sdk(
     provider: FakeProvider, live: LiveProxy, node: RunScript, streamed_first: bool
 ) -> None:
     """From a hit it makes the steps and the parts that it makes of what the provider tells."""
-    ways = [{"stream": streamed_first}]
-    ways += [{"stream": way, **past} for way in (False, True) for past in ({}, PAST)]
+    way, other = {"stream": streamed_first}, {"stream": not streamed_first}
+    ways = [way, way, other, {**other, **PAST}]
     for answer in KNOWN.values():
-        provider.script(*(as_told(answer, stream=way) for way in (streamed_first, False, True)))
-    beside: Any = {"tools": ["weather", "time"], **SAME_TOOLS}
-    asks = [{"prompt": name, **each, **beside} for name in KNOWN for each in ways]
+        provider.script(*(as_told(answer, stream=each["stream"]) for each in (way, other)))
+    asks = [
+        {"prompt": name, "tools": TOOLS, **SAME_TOOLS, **each} for name in KNOWN for each in ways
+    ]
     base_url = f"{live.origin}/anthropic/v1"
     seen = await node("ai_anthropic_messages", base_url=base_url, asks=asks)
-    outcomes = ["MISS", "HIT", "BYPASS", "HIT", "BYPASS"]
-    for each in seen:
-        each["answer"]["parts"] = joined(each["answer"]["parts"])
-    first, plain, own_plain, streamed, own_streamed = columns(seen, outcomes)
-    assert plain == own_plain
-    assert streamed == own_streamed
-    assert first == (own_streamed if streamed_first else own_plain)
+    first, again, turned, original = columns(seen, ["MISS", "HIT", "HIT", "BYPASS"])
+    assert told(again) == told(first)
+    assert told(turned) == told(original)
     assert await live.stored() == len(KNOWN)
 
 
@@ -146,7 +144,7 @@ async def test_ai_sdk_takes_turns(
     hidden = {"type": "redacted_thinking", "data": SIGNATURE}
     content = [hidden, THOUGHT, tool_use("weather", WEATHER)]
     provider.script(as_told(saying(*content, stop_reason="tool_use"), stream=stream))
-    turns = {"prompt": "Rain?", "stream": stream, "tools": ["weather"], "turns": 2}
+    turns = {"prompt": "Rain?", "stream": stream, "tools": TOOLS, "turns": 2}
     base_url = f"{live.origin}/anthropic/v1"
     seen = await node("ai_anthropic_messages", base_url=base_url, asks=[turns, turns])
     assert caches(seen) == ["MISS MISS", "HIT HIT"]
@@ -163,12 +161,12 @@ async def test_ai_sdk_asks_for_streams_with_other_tools(
     provider: FakeProvider, live: LiveProxy, node: RunScript
 ) -> None:
     """Unless told otherwise it wants their input untested there: each way has its own entry."""
-    ways = [{"prompt": "x", "tools": ["weather"], "stream": way} for way in (False, True)]
+    ways = [{"prompt": "x", "tools": TOOLS, "stream": way} for way in (False, True)]
     base_url = f"{live.origin}/anthropic/v1"
     seen = await node("ai_anthropic_messages", base_url=base_url, asks=ways * 2)
     assert caches(seen) == ["MISS", "MISS", "HIT", "HIT"]
-    told = ["eager_input_streaming" in call.json()["tools"][0] for call in provider.calls]
-    assert told == [False, True]
+    untested = ["eager_input_streaming" in call.json()["tools"][0] for call in provider.calls]
+    assert untested == [False, True]
 
 
 async def test_ai_sdk_hears_of_errors(
@@ -236,16 +234,14 @@ async def test_ai_sdk_before_a_provider_from_elsewhere(
     mock = await aimock(*FIXTURES)
     live = await proxy(providers={"anthropic": {"base_url": mock.base_url}})
     asks = [
-        {"prompt": f"{first} {name}", "stream": stream, "tools": ["weather"], **SAME_TOOLS}
+        {"prompt": f"{first} {name}", "stream": stream, "tools": TOOLS, **SAME_TOOLS}
         for name in SAYINGS
         for first in (False, True)
         for stream in (first, first, not first)
     ]
     base_url = f"{live.origin}/anthropic/v1"
     seen = await node("ai_anthropic_messages", base_url=base_url, asks=asks)
-    for each in seen:
-        each["answer"]["parts"] = joined(each["answer"]["parts"])
     plain, again, streamed, own_streamed, streamed_again, from_stream = columns(seen, ONCE * 2)
     assert plain == again == from_stream
-    assert streamed == own_streamed == streamed_again
+    assert told(streamed) == told(own_streamed) == told(streamed_again)
     assert len(await mock.calls()) == 2 * len(SAYINGS)

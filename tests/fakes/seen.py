@@ -1,8 +1,9 @@
-"""What the scripts in tests/node saw, by ask; of streams, but for how the texts in them are cut."""
+"""What the scripts in tests/node saw, ask by ask, and what a stream comes to however it is cut."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -29,8 +30,18 @@ def columns(seen: list[Seen], outcomes: list[str]) -> list[list[Any]]:
     return [[each["answer"] for each in seen[at::width]] for at in range(width)]
 
 
-def joined(parts: list[Part]) -> list[tuple[Part, Any]]:
-    """A stream's parts in their order; those that tell a text in pieces are one, with that text."""
+def told(answers: list[Any], *, but: Collection[str] = ()) -> list[Any]:
+    """The answers, with each text that a stream told in pieces as one, and but for these parts."""
+    return [_told(each, but) for each in answers]
+
+
+def _told(answer: Any, but: Collection[str]) -> Any:
+    if isinstance(answer, list):
+        return _joined([part for part in answer if part["type"] not in but])
+    return {**answer, "parts": _told(answer["parts"], but)} if "parts" in answer else answer
+
+
+def _joined(parts: list[Part]) -> list[tuple[Part, Any]]:
     whole: list[tuple[Part, Any]] = []
     for part in parts:
         rest, piece = _apart(part)
