@@ -93,7 +93,7 @@ def test_a_class_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("redis://localhost", r"expected memory://, sqlite:///relative\.db, .*or module:Class"),
+        ("mongodb://localhost", r"expected memory://, sqlite:///relative\.db, .*or module:Class"),
         ("mysql://localhost/db", "unknown cache 'mysql://localhost/db'"),
         ("", "expected memory://"),
         ("cache.db", "expected memory://"),
