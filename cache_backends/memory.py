@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from copy import deepcopy
+from heapq import heappop, heappush
 from sys import getsizeof
 from threading import Lock
 from typing import Any
@@ -12,14 +14,15 @@ from typing import Any
 from cache_backends.base import (
     BaseCache,
     Entry,
-    EntryCache,
     Generation,
     Key,
     Totals,
     require_generations,
 )
 from cache_backends.codec import decode, encode
-from cache_backends.s3fifo import MAX_HITS, S3Fifo
+from cache_backends.cursors import cursor_of, place_of
+from cache_backends.s3fifo import MAX_HITS, Cell, S3Fifo
+from cache_backends.shared import PREVIEW_CHARS, Filter, ListedCache, Page, Summary
 
 # What an entry costs beside its texts: cell, tuple, times, id, its places in dict and queue.
 ENTRY_OVERHEAD_BYTES = 400
@@ -27,6 +30,8 @@ ENTRY_OVERHEAD_BYTES = 400
 # they take about five times as much.
 MAX_UNPACKED = 1024
 UNPACKED_SHARE = 16
+# Who looks through all entries lets others work after so many bytes: about a millisecond.
+TURN_BYTES = 256 * 2**10
 
 # Prompt, llm_string, the rest as `codec` writes it, stored_at, expires_at, retained_until, seen. A
 # plain tuple of plain values is one that the garbage collector lets be.
@@ -72,12 +77,14 @@ class InMemoryCache(BaseCache):
         self.clear(**kwargs)
 
 
-class MemoryCache(EntryCache):
+class MemoryCache(ListedCache):
     """The proxy's memory tier: at most `max_bytes`, kept by S3-FIFO.
 
     Entries lie there as bytes: a fifth of the space that their objects take, and nothing for the
     garbage collector to walk (with 50,000 entries it stopped everything for 0.1 s at a time). Those
     asked for lately are kept unpacked as well; they are handed out as they are, not copied.
+
+    Listing and removing by filter unpack one entry after the other, and let others work between.
 
     An entry larger than `max_bytes` is not kept and pushes nothing out. `evictions` and `refused`
     count since the start.
@@ -122,13 +129,11 @@ class MemoryCache(EntryCache):
         return known[1] if known is not None and known[0] is packed else self._unpack(key, packed)
 
     def _unpack(self, key: Key, packed: _Packed) -> Entry:
-        _, _, value, stored_at, expires_at, retained_until, seen = packed
-        generations, tags, about = decode(value)
-        entry = Entry(key, generations, stored_at, expires_at, retained_until, tags, about, seen)
+        entry = _unpacked(key, packed)
         with self._lock:
             self._forget_unpacked(key.id)
             self._unpacked[key.id] = (packed, entry)
-            self._unpacked_bytes += len(value)
+            self._unpacked_bytes += len(packed[2])
             most = self._held.max_bytes // UNPACKED_SHARE
             while len(self._unpacked) > MAX_UNPACKED or self._unpacked_bytes > most:
                 self._forget_unpacked(next(iter(self._unpacked)))
@@ -157,6 +162,60 @@ class MemoryCache(EntryCache):
         with self._lock:
             self._forget_unpacked(id)
             return self._held.discard(id) is not None
+
+    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
+        below = None if cursor is None else place_of(cursor)
+        # One more than asked for tells whether others follow. The oldest is the first in the heap.
+        newest: list[tuple[float, str, Summary]] = []
+        async for key_id, cell in self._walk():
+            place = (cell.value[3], key_id)
+            if below is not None and place >= below:
+                continue
+            if len(newest) > limit and place < newest[0][:2]:
+                continue
+            entry = _unpacked(Key(key_id, *cell.value[:2]), cell.value)
+            if self._lasts(entry) and filter.covers(entry):
+                heappush(newest, (*place, _summary(cell, entry)))
+            if len(newest) > limit + 1:
+                heappop(newest)
+        told = [summary for _, _, summary in sorted(newest, reverse=True)]
+        if len(told) <= limit:
+            return Page(told, None)
+        last = told[limit - 1]
+        return Page(told[:limit], cursor_of(last.stored_at, last.id))
+
+    async def remove(self, filter: Filter, *, before: int | None = None) -> int:
+        """Delete what the filter covers; tell how many. `before` as for shared caches."""
+        removed = 0
+        async for key_id, cell in self._walk():
+            entry = _unpacked(Key(key_id, *cell.value[:2]), cell.value)
+            if (before is None or entry.seen < before) and filter.covers(entry):
+                removed += self._discard_if(key_id, cell)
+        return removed
+
+    def _discard_if(self, id: str, cell: Cell[_Packed]) -> bool:
+        """Remove this very entry, not one that was stored in its place."""
+        with self._lock:
+            if self._cells.get(id) is not cell:
+                return False
+            self._forget_unpacked(id)
+            self._held.discard(id)
+            return True
+
+    async def _walk(self) -> AsyncIterator[tuple[str, Cell[_Packed]]]:
+        """All that is held, about the newest first; others may work now and then."""
+        with self._lock:
+            ids = list(self._cells)
+        spent = 0
+        for key_id in reversed(ids):
+            cell = self._cells.get(key_id)
+            if cell is None:
+                continue
+            yield key_id, cell
+            spent += cell.size
+            if spent > TURN_BYTES:
+                spent = 0
+                await asyncio.sleep(0)
 
     async def fact(self, name: str, default: str) -> str:
         return self._facts.setdefault(name, default)
@@ -198,3 +257,25 @@ class MemoryCache(EntryCache):
             self._forget_unpacked(entry.key.id)
             if not self._held.put(entry.key.id, packed, size):
                 self.refused += 1
+
+    def _lasts(self, entry: Entry) -> bool:
+        return entry.retained_until is None or entry.retained_until > self._clock()
+
+
+def _unpacked(key: Key, packed: _Packed) -> Entry:
+    _, _, value, stored_at, expires_at, retained_until, seen = packed
+    generations, tags, about = decode(value)
+    return Entry(key, generations, stored_at, expires_at, retained_until, tags, about, seen)
+
+
+def _summary(cell: Cell[_Packed], entry: Entry) -> Summary:
+    return Summary(
+        entry.key.id,
+        entry.stored_at,
+        entry.expires_at,
+        entry.retained_until,
+        cell.size,
+        entry.key.prompt[:PREVIEW_CHARS],
+        entry.tags,
+        entry.about,
+    )

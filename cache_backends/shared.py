@@ -122,12 +122,8 @@ class Page(NamedTuple):
     cursor: str | None
 
 
-class SharedCache(EntryCache):
-    """A cache that several processes use at once. `CacheError` where the store cannot be reached.
-
-    Numbers of purges are the store's time in milliseconds, or one more than the last if that is
-    greater: they grow on also when a store was lost and begun anew.
-    """
+class ListedCache(EntryCache):
+    """A cache whose entries can be listed, and chosen to go."""
 
     @abstractmethod
     async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
@@ -142,6 +138,14 @@ class SharedCache(EntryCache):
 
         In batches that hold nobody up for long.
         """
+
+
+class SharedCache(ListedCache):
+    """A cache that several processes use at once. `CacheError` where the store cannot be reached.
+
+    Numbers of purges are the store's time in milliseconds, or one more than the last if that is
+    greater: they grow on also when a store was lost and begun anew.
+    """
 
     @abstractmethod
     async def purges(self, after: int) -> PurgeLog:

@@ -20,9 +20,6 @@ from cache_backends.sqlite_choice import Choice, Place, packed, unpacked
 
 # How much of the listing one step reads: a few milliseconds.
 STEP_ROWS = 20_000
-# What one step removes at most: overwriting goes through the log.
-REMOVE_ROWS = 500
-REMOVE_BYTES = 16 * 2**20
 # How many entries of the first layout one step lists: they must be read for it.
 LIST_ROWS = 200
 LIST_BYTES = 4 * 2**20
@@ -79,13 +76,13 @@ def tell(choice: Choice, start: Place, limit: int, now: float, connection: apsw.
 def remove(choice: Choice, start: Place, before: int, connection: apsw.Connection) -> Removed:
     """Remove some of the entries below the place that were begun before this purge."""
     end = _end_of_step(connection, choice, start)
-    asked = _between(start, end) | {"limit": REMOVE_ROWS, "before": before} | choice.bindings
+    asked = _between(start, end) | {"limit": rows.BATCH_ROWS, "before": before} | choice.bindings
     statement = choice.statement("listing.seen < :before")
     found: list[Any] = connection.execute(statement, asked).fetchall()
-    removed = rows.delete_some(connection, (row[2:4] for row in found), REMOVE_BYTES)
+    removed = rows.delete_some(connection, (row[2:4] for row in found), rows.BATCH_BYTES)
     if removed < len(found):
         return removed, Place(*found[removed - 1][:2])
-    return removed, _rest(choice, found, REMOVE_ROWS, end)
+    return removed, _rest(choice, found, rows.BATCH_ROWS, end)
 
 
 def is_whole(connection: apsw.Connection) -> bool:

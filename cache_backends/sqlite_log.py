@@ -42,7 +42,8 @@ class Announcement:
     now: float
 
     def __call__(self, connection: apsw.Connection) -> int:
-        ((last,),) = connection.execute(LAST).fetchall()
+        row: Any = connection.execute(LAST).fetchone()
+        last: int = row[0]
         if last == MAX_NUMBER:
             raise apsw.CorruptError("its log of purges has come to an end")
         number = max(last + 1, int(self.now * 1000))

@@ -268,7 +268,7 @@ async def test_a_clear_gives_the_disk_back(
     path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, sync: bool
 ) -> None:
     """Also when it takes more than one transaction, and from sync code."""
-    monkeypatch.setattr(sqlite_rows, "DELETE_ROWS", 30)
+    monkeypatch.setattr(sqlite_rows, "BATCH_ROWS", 30)
     cache = SQLiteCache(path, clock=clock)
     await cache.put_many([entry_of(str(n), clock, Generation("x" * 9000)) for n in range(100)])
     if sync:
