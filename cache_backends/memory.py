@@ -190,17 +190,8 @@ class MemoryCache(ListedCache):
         async for key_id, cell in self._walk():
             entry = _unpacked(Key(key_id, *cell.value[:2]), cell.value)
             if (before is None or entry.seen < before) and filter.covers(entry):
-                removed += self._discard_if(key_id, cell)
+                removed += self.discard(key_id)
         return removed
-
-    def _discard_if(self, id: str, cell: Cell[_Packed]) -> bool:
-        """Remove this very entry, not one that was stored in its place."""
-        with self._lock:
-            if self._cells.get(id) is not cell:
-                return False
-            self._forget_unpacked(id)
-            self._held.discard(id)
-            return True
 
     async def _walk(self) -> AsyncIterator[tuple[str, Cell[_Packed]]]:
         """All that is held, about the newest first; others may work now and then."""

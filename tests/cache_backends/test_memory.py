@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
 from cache_backends import Entry, Generation, InMemoryCache, Key, MemoryCache
 from cache_backends.memory import MAX_UNPACKED
-from tests.cache_backends.conformance import CountedConformance, LangChainConformance, entry_of
+from cache_backends.shared import EVERYTHING, Filter
+from tests.cache_backends.conformance import LangChainConformance, entry_of
+from tests.cache_backends.shared_conformance import ListedConformance
 from tests.fakes.clock import FakeClock
 
 
@@ -47,7 +51,7 @@ class TestInMemoryCache(LangChainConformance):
         assert cache.lookup("a", "llm") == [Generation("a")]
 
 
-class TestMemoryCache(CountedConformance):
+class TestMemoryCache(ListedConformance):
     @pytest.fixture
     def cache(self, clock: FakeClock) -> MemoryCache:
         return MemoryCache(max_bytes=100 * 2**20, clock=clock)
@@ -165,3 +169,45 @@ class TestMemoryCache(CountedConformance):
         await cache.put(Entry(key, [Generation(text)], clock()))
         await cache.aclear()
         assert sys.getrefcount(text) == before
+
+    async def test_remove_needs_no_number(self, cache: MemoryCache, clock: FakeClock) -> None:
+        """One process has no log: what the filter covers goes, whatever was seen."""
+        entry = replace(entry_of("prompt", clock, tags=["a"]), seen=2**60)
+        await cache.put_many([entry, entry_of("other", clock)])
+        assert await cache.remove(Filter(tag="a"), before=1) == 0
+        assert await cache.remove(Filter(tag="a")) == 1
+        assert cache.peek(entry.key) is None
+        assert (await cache.totals()).entries == 1
+
+    async def test_what_is_removed_is_not_told_again(
+        self, cache: MemoryCache, clock: FakeClock
+    ) -> None:
+        """An entry that lies there unpacked goes too."""
+        entry = entry_of("prompt", clock)
+        await cache.put(entry)
+        assert cache.peek(entry.key) == entry
+        await cache.remove(EVERYTHING)
+        assert cache.peek(entry.key) is None
+        assert await cache.totals() == (0, 0)
+
+    @pytest.mark.parametrize("rare", [Filter(tag="none"), EVERYTHING])
+    async def test_looking_through_all_lets_others_work(
+        self, cache: MemoryCache, clock: FakeClock, rare: Filter
+    ) -> None:
+        """However many entries there are, the loop turns every few of them."""
+        await cache.put_many([entry_of(f"{n}" * 500, clock) for n in range(2000)])
+        for walk in (cache.page(rare), cache.remove(rare)):
+            task = asyncio.create_task(walk)
+            turns = 0
+            while not task.done():
+                await asyncio.sleep(0)
+                turns += 1
+            await task
+            assert turns >= 5
+
+    async def test_a_listing_counts_as_no_use(self, cache: MemoryCache, clock: FakeClock) -> None:
+        """Neither does it unpack for keeps what nobody asks for, nor save it from eviction."""
+        await cache.put_many([entry_of(str(number), clock) for number in range(10)])
+        await cache.page(EVERYTHING)
+        assert not cache._unpacked
+        assert {cell.hits for cell in cache._held.cells.values()} == {0}
