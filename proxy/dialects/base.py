@@ -201,14 +201,14 @@ class JsonDialect(ABC):
         levelled = keys.level(body, table.shape)
         marks = set(keys.drop(levelled, table.shape, table.marks))
         for name, value in levelled.items():
-            if name in table.asked:
-                asked[name] = value
-            elif name in table.ignored:
+            if name in table.ignored:
                 ignored.append(Ignored(name, table.ignored[name]))
             elif value is None and name in table.nullable:
                 ignored.append(Ignored(name, "null says the same as leaving it out"))
             elif name in table.neutral and _is_one_of(value, table.neutral[name]):
                 ignored.append(Ignored(name, "this value says the same as leaving it out"))
+            elif name in table.asked:
+                asked[name] = value
             else:
                 parameters[name] = value
         ignored += [Ignored(path, CACHING) for path in sorted(marks)]

@@ -67,6 +67,7 @@ class Responses(JsonDialect):
                 "context_management",
                 "conversation",
                 "include",
+                "instructions",
                 "max_output_tokens",
                 "max_tool_calls",
                 "model",  # Azure: the deployment stands in the URL
