@@ -48,7 +48,7 @@ class Messages(JsonDialect):
             "metadata": "names the caller's user",
             "service_tier": QUEUE,
         },
-        # No tools are missing here: to vLLM they are a reason to look for calls in the text.
+        # An empty list of tools is missing here: given one, vLLM looks for calls in the text.
         neutral={"mcp_servers": ([],), "stop_sequences": ([],)},
         # What the reference calls optional. Others give 400 at Anthropic's, and who knows what
         # elsewhere.
@@ -77,13 +77,11 @@ class Messages(JsonDialect):
         return _StreamRecorder() if head.streams else JsonRecorder(_answers)
 
     def can_replay(self, ask: Ask, answers: Answers) -> bool:
-        if len(answers) != 1 or len(answers[0]) != 1:
+        if len(answers) != 1 or len(answers[0]) != 1 or not _is_message(answers[0][0]):
             return False
-        info = answers[0][0].generation_info or {}
-        if not isinstance(answers[0][0], ChatGeneration) or not _is_info(info):
-            return False
+        body = _body(answers[0][0])
         # `metadata` is the caller's own. No reference knows it in an answer; if it is, it stays.
-        return _is_whole(_body(answers[0][0])) and "metadata" not in info["envelope"]
+        return _is_whole(body) and "metadata" not in body
 
     def replay(self, ask: Ask, answers: Answers) -> bytes:
         body = _body(answers[0][0])
@@ -176,11 +174,16 @@ def _is_whole(body: dict[str, Any]) -> bool:
     )
 
 
-def _is_info(info: dict[str, Any]) -> bool:
+def _is_message(generation: Generation) -> bool:
+    """Was this kept by `_answers`, and not written by somebody else?"""
+    info = generation.generation_info
+    if not isinstance(generation, ChatGeneration) or not isinstance(generation.message, dict):
+        return False
+    if not isinstance(info, dict) or not isinstance(info.get("envelope"), dict):
+        return False
     told = info.get("told", {"opening": {}, "ending": {}, "inputs": {}})
-    return isinstance(info.get("envelope"), dict) and (
-        isinstance(told, dict)
-        and all(isinstance(told.get(name), dict) for name in ("opening", "ending", "inputs"))
+    return isinstance(told, dict) and all(
+        isinstance(told.get(name), dict) for name in ("opening", "ending", "inputs")
     )
 
 

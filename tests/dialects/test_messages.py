@@ -436,6 +436,8 @@ def test_an_input_too_deep_to_be_told_is_not_kept(depth: int) -> None:
 
 ENVELOPE = {"stop_reason": "end_turn"}
 STRANGERS: list[tuple[Any, Any]] = [
+    ([], {"content": []}),
+    ({"envelope": ENVELOPE}, []),
     (None, {"content": []}),
     ({}, {"content": []}),
     ({"envelope": []}, {"content": []}),
