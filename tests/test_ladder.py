@@ -93,7 +93,12 @@ DOORS = {
         "cache_backends.sqlite_schema",
     ),
     "sqlite3": (),
-    "redis": ("cache_backends.redis",),
+    "redis": (
+        "cache_backends.redis_cluster",
+        "cache_backends.redis_connection",
+        "cache_backends.redis_place",
+        "cache_backends.redis_server",
+    ),
     "asyncpg": ("cache_backends.postgres_session",),
     "langchain_core": ("cache_backends.langchain",),
 }
