@@ -48,6 +48,7 @@ class LoopThread:
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
+    loop.run_until_complete(loop.shutdown_asyncgens())  # as `asyncio.run` ends its loop
     loop.close()
 
 

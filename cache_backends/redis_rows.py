@@ -7,7 +7,7 @@ llm_string, and last the answer: a listing reads its beginning only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from math import isfinite, isnan, nan
 from struct import Struct
@@ -103,7 +103,7 @@ def is_id(text: str) -> bool:
 def pack(entry: Entry) -> bytes:
     """Write an entry as a value; `CacheError` if it cannot be."""
     answer = encode(entry.generations, entry.tags, entry.about)
-    label = orjson.dumps([entry.tags, dict(entry.about)])
+    label = _label(entry.tags, entry.about)
     parts = (label, entry.key.prompt.encode(), entry.key.llm_string.encode(), answer)
     size = _NUMBERS.size + sum(map(len, parts))
     if size > MAX_VALUE_BYTES:
@@ -126,6 +126,8 @@ def unpack(key: Key, value: bytes) -> Entry | None:
         _require_id(key.id, prompt, llm_string)
         return None
     stored = decode(value[numbers.llm_string :])
+    if value[_NUMBERS.size : numbers.label] != _label(stored.tags, stored.about):
+        raise CodecError("a label of another answer")
     return Entry(key, stored.generations, *numbers[:3], stored.tags, stored.about, numbers.seen)
 
 
@@ -138,16 +140,9 @@ def label_bytes(head: bytes) -> int:
 def read_label(id: str, head: bytes) -> Label:
     """Read the beginning of a value; `CodecError` if it is no entry's."""
     numbers = _numbers(head)
-    try:
-        tags, about = orjson.loads(head[_NUMBERS.size : numbers.label])
-    except ValueError as exc:
-        raise CodecError("no label") from exc
-    if not (isinstance(tags, list) and all(isinstance(each, str) for each in tags)):
-        raise CodecError("tags: expected a list of texts")
-    if not isinstance(about, dict):
-        raise CodecError("about: expected an object")
+    tags, about = _read(head[_NUMBERS.size : numbers.label])
     preview = head[numbers.label : min(numbers.prompt, numbers.label + PREVIEW_BYTES)]
-    entry = Entry(Key(id, "", ""), [], *numbers[:3], tuple(tags), about, numbers.seen)
+    entry = Entry(Key(id, "", ""), [], *numbers[:3], tags, about, numbers.seen)
     text = preview.decode(errors="ignore")[:PREVIEW_CHARS]
     return Label(entry, text, numbers.answer)
 
@@ -168,6 +163,21 @@ def groups_of(filter: Filter) -> list[str]:
     """The groups that each hold all entries which the filter covers, if it names any."""
     said = [(name, getattr(filter, name)) for name in (*INDEXED, "tag")]
     return [_group(name, value) for name, value in said if value is not None]
+
+
+def _label(tags: tuple[str, ...], about: Mapping[str, Any]) -> bytes:
+    return orjson.dumps([tags, dict(about)])
+
+
+def _read(label: bytes) -> tuple[tuple[str, ...], dict[str, Any]]:
+    try:
+        found = orjson.loads(label)
+    except orjson.JSONDecodeError as exc:
+        raise CodecError("no label") from exc
+    match found:
+        case [list(tags), dict(about)] if all(isinstance(each, str) for each in tags):
+            return tuple(tags), about
+    raise CodecError("no label")
 
 
 def _group(name: str, value: str) -> str:
