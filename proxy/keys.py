@@ -35,12 +35,15 @@ KEYED_HEADERS = frozenset(
         b"api-version",
         b"azureml-model-deployment",
         b"extra-parameters",  # Azure AI: fields that the model does not know: drop or pass on?
+        b"groq-model-version",
         b"helicone-model-override",
         b"helicone-target-url",
         b"x-amzn-bedrock-guardrailidentifier",
         b"x-amzn-bedrock-guardrailversion",
         b"x-amzn-bedrock-trace",
+        b"x-anthropic-beta",  # OpenRouter passes it on as anthropic-beta
         b"x-ms-model-mesh-model-name",
+        b"x-ms-oai-image-generation-deployment",
         b"x-portkey-config",
         b"x-portkey-custom-host",
         b"x-portkey-provider",
@@ -67,6 +70,7 @@ CREDENTIAL_HEADERS = frozenset(
         b"openai-project",
         b"anthropic-workspace-id",
         b"anthropic-user-profile-id",
+        b"chatgpt-account-id",
     }
 )
 # Names the caller where nothing else does. Beside a key it is what a provider's edge has set (and

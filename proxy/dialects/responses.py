@@ -14,7 +14,7 @@ import orjson
 from cache_backends.base import ChatGeneration, Generation
 from proxy.dialects import responses_ask, responses_facts, responses_tell
 from proxy.dialects.base import CACHING, CALLER, QUEUE, TELLING, Fields, JsonDialect, Recorder
-from proxy.dialects.recorders import EventRecorder, JsonRecorder
+from proxy.dialects.recorders import EventRecorder, JsonRecorder, tells_error
 from proxy.dialects.responses_facts import said
 from proxy.models import AnswerFacts, Answers, Ask, Bounds, Head, Ignored
 
@@ -28,6 +28,7 @@ _CACHE_OPTIONS = "prompt_cache_options"
 # was used.
 _REPEATED = (
     "metadata",
+    "client_metadata",
     "prompt_cache_key",
     "prompt_cache_retention",
     _CACHE_OPTIONS,
@@ -53,6 +54,7 @@ class Responses(JsonDialect):
             "user": CALLER,
             "safety_identifier": CALLER,
             "metadata": "labels of the caller",
+            "client_metadata": "labels of the caller",  # of Codex: which turn of which session
             "prompt_cache_key": CACHING,
             "prompt_cache_retention": CACHING,
             _CACHE_OPTIONS: CACHING,
@@ -140,7 +142,7 @@ class _StreamRecorder(EventRecorder):
         elif isinstance(kind, str) and kind in _LAST_EVENTS:
             self.ended = True
             if isinstance(body, dict) and kind == f"response.{body.get('status')}":
-                self._body = body
+                self._body = None if tells_error(body) else body
         return True
 
     def answers(self) -> Answers | None:
@@ -167,7 +169,13 @@ def _agree(told: list[Any], output: Any) -> bool:
     """Does the end hold the items that were told before, as many and with the same words?"""
     if not isinstance(output, list):
         return False
-    return sorted(said([item]) for item in told) == sorted(said([item]) for item in output)
+    return sorted(map(_words, told)) == sorted(map(_words, output))
+
+
+def _words(item: Any) -> tuple[str, str]:
+    """What an item says to a person, and to a tool."""
+    given = item.get("arguments", item.get("input")) if isinstance(item, dict) else None
+    return said([item]), given if isinstance(given, str) else ""
 
 
 def _answers(ask: Ask, body: dict[str, Any]) -> Answers | None:
@@ -177,7 +185,9 @@ def _answers(ask: Ask, body: dict[str, Any]) -> Answers | None:
     # What repeats the request, also where the provider has changed it on the way, is not kept:
     # another caller may get this answer.
     given = {name: value for name, value in ask.echoed.items() if value not in _NOTHING}
-    repeated = [name for name in given if body.get(name) not in _NOTHING]
+    # Some tell the end user under both names, whichever was given.
+    named = {**dict.fromkeys(_END_USER), **given} if given.keys() & set(_END_USER) else given
+    repeated = [name for name in named if body.get(name) not in _NOTHING]
     info: dict[str, Any] = {
         "envelope": {name: value for name, value in body.items() if name not in repeated}
     }

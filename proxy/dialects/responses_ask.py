@@ -91,6 +91,8 @@ def _belongings(body: dict[str, Any]) -> str:
     if body.get("prompt"):
         return "prompt"
     parts = [part for item in _items(body) for part in _parts(item)]
+    masks = [tool.get("input_image_mask") for tool in _tools(body) if isinstance(tool, dict)]
+    parts += (mask for mask in masks if isinstance(mask, dict))
     return "file_id" if any(part.get("file_id") for part in parts) else ""
 
 
@@ -110,15 +112,16 @@ def _refusal(body: dict[str, Any]) -> str:
     if any(item.get("type") == "mcp_approval_response" for item in _items(body)):
         return "tool mcp"
     tools = list(_tools(body))
-    return next((reason for tool in tools if (reason := _acting(tool, tools))), "")
+    searchable = any(_kind(tool) != "tool_search" for tool in tools)
+    return next((reason for tool in tools if (reason := _acting(tool, searchable))), "")
 
 
-def _acting(tool: Any, tools: list[Any]) -> str:
+def _acting(tool: Any, searchable: bool) -> str:
     """Which tool this is if it searches or acts at the provider, else nothing."""
     kind = _kind(tool)
     if kind in _HARMLESS_TOOLS or _runs_at_caller(tool, kind):
         return ""
-    if kind == "tool_search" and any(_kind(other) != kind for other in tools):
+    if kind == "tool_search" and searchable:
         return ""  # it finds what the request holds
     known = (name for name in _ACTING_TOOLS if kind.startswith(name))
     return next((f"tool {name}" for name in known), "a tool of the provider's")
