@@ -26,7 +26,6 @@ BY_ID = """
 json_each(:ids) CROSS JOIN entries ON entries.id = unhex(json_each.value)
 CROSS JOIN listing ON listing.stored_at = entries.stored_at AND listing.id = entries.id
 """
-# The last term sorts nothing but what was stored at the very same time.
 CHOOSE = """
 SELECT listing.stored_at, listing.id, entries.rowid, entries.bytes {more} FROM {tables}
 WHERE (listing.stored_at, listing.id) < (:at, :id)
@@ -41,6 +40,10 @@ class Place(NamedTuple):
 
     stored_at: float
     id: bytes
+
+
+HIGHEST = Place(inf, LAST_ID)
+LOWEST = Place(-inf, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +71,12 @@ class Choice:
             bindings["ids"] = orjson.dumps(
                 [each for each in set(filter.ids) if _is_id(each)]
             ).decode()
-        return cls(
-            filter.ids is not None,
-            tuple(conditions),
-            bindings,
-            Place(inf if filter.stored_before is None else float(filter.stored_before), b""),
-            Place(-inf, b"")
-            if filter.stored_after is None
-            else Place(float(filter.stored_after), LAST_ID),
-        )
+        top, floor = HIGHEST, LOWEST
+        if filter.stored_before is not None:
+            top = Place(float(filter.stored_before), b"")
+        if filter.stored_after is not None:
+            floor = Place(float(filter.stored_after), LAST_ID)
+        return cls(filter.ids is not None, tuple(conditions), bindings, top, floor)
 
     def statement(self, *conditions: str, more: str = "") -> str:
         """Select place, rowid and bytes of what is chosen, and what else is asked for."""

@@ -9,7 +9,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
-from cache_backends import CacheError, Generation, SQLiteCache
+from cache_backends import CacheError, Entry, Generation, Key, SQLiteCache
+from cache_backends.shared import EVERYTHING, Filter
 
 
 def answer(prompt: str) -> list[Generation]:
@@ -59,12 +60,50 @@ def leave(cache: SQLiteCache, name: str) -> None:
     assert cache.lookup(name, "llm") == answer(name)
 
 
+def purge(cache: SQLiteCache, name: str) -> None:
+    """Announce purges until killed; a line for each that is in the log."""
+    for turn in count():
+        say(str(asyncio.run(cache.announce(Filter(tag=f"{name} {turn}")))))
+
+
+def purge_some(cache: SQLiteCache, name: str) -> None:
+    """Announce a hundred purges, as others do; tell their numbers."""
+    for turn in range(100):
+        say(str(asyncio.run(cache.announce(Filter(tag=f"{name} {turn}")))))
+
+
+def take_turns(cache: SQLiteCache, name: str) -> None:
+    """Hold a lease fifty times, and whenever it does so store an entry that is alone."""
+
+    async def work() -> None:
+        for _ in range(50):
+            while not await cache.claim("turn", name, 60):
+                pass
+            await cache.put(Entry(Key.of(name, "inside"), [Generation(name)], 0.0))
+            assert [each.prompt for each in (await cache.page(EVERYTHING)).entries] == [name]
+            await cache.delete(Key.of(name, "inside").id)
+            await cache.release("turn", name)
+
+    asyncio.run(work())
+    say("done")
+
+
+def page(cache: SQLiteCache, name: str) -> None:
+    """List what is stored; tell how many there are."""
+    say("begun")
+    said = asyncio.run(cache.page(EVERYTHING, limit=1000))
+    say(f"{name} {len(said.entries)}")
+
+
 def say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    modes = {"write": write, "share": share, "fill": fill, "leave": leave}
+    modes = {
+        each.__name__: each
+        for each in (write, share, fill, leave, purge, purge_some, take_turns, page)
+    }
     _, mode, path, name = sys.argv
     modes[mode](SQLiteCache(path), name)
