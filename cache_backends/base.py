@@ -30,6 +30,10 @@ class CacheError(Exception):
     """
 
 
+class Unsupported(CacheError):
+    """This kind of cache has no way to do what was asked, or is not let: trying again is no use."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One answer of a model: `text`, and what came with it as JSON values.
