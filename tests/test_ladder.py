@@ -100,7 +100,7 @@ DOORS = {
         "cache_backends.redis_server",
     ),
     "asyncpg": ("cache_backends.postgres_session",),
-    "langchain_core": ("cache_backends.langchain",),
+    "langchain_core": ("cache_backends.langchain", "cache_backends.langchain_values"),
 }
 
 # Who reads bytes does no I/O.
