@@ -114,6 +114,9 @@ class Messages(JsonDialect):
             messages_ask.check_messages(body["messages"])
         messages_ask.check_content(body.get("system"), "system")
         asked, parameters, ignored = super()._split(body)
+        if (system := messages_ask.without_digest(asked.get("system"))) != asked.get("system"):
+            asked["system"] = system
+            ignored += (Ignored("system: cch", "a digest of the request"),)
         tools = parameters.get("tools")
         if isinstance(tools, list) and any(map(_is_marked, tools)):
             parameters["tools"] = [_unmarked(tool) if _is_marked(tool) else tool for tool in tools]

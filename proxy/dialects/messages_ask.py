@@ -26,6 +26,9 @@ _HARMLESS_TOOL = re.compile(
 )
 # Tools that search or act at the provider. Reasons are counted, so they name only what is known.
 _ACTING_TOOL = re.compile(r"(advisor|code_execution|mcp_toolset|web_fetch|web_search)(_\d{8})?")
+# Claude Code opens the system text so, with a digest of the whole request: of its session, too.
+# Anthropic reads and removes that line.
+_ATTRIBUTION = re.compile(r"(x-anthropic-billing-header:[^\n]*?\bcch=)[0-9a-f]+")
 # Blocks by which the model is given back what it thought, readable to the provider only.
 _THOUGHTS = ("compaction", "redacted_thinking", "thinking")
 
@@ -56,6 +59,17 @@ def check_content(content: Any, path: str) -> None:
         )
 
 
+def without_digest(system: Any) -> Any:
+    """What is said to the system, without what is new with each request of Claude Code."""
+    if isinstance(system, str):
+        return _undigested(system)
+    if not isinstance(system, list) or not system or not isinstance(system[0], dict):
+        return system
+    first, *rest = system
+    text = first.get("text")
+    return [{**first, "text": _undigested(text)}, *rest] if isinstance(text, str) else system
+
+
 def bounds(body: dict[str, Any]) -> Bounds:
     """What a request says of keeping its answer."""
     blocks = list(_blocks(body))
@@ -63,6 +77,11 @@ def bounds(body: dict[str, Any]) -> Bounds:
         return Bounds(uncached=refusal)
     account = next((reason for block in blocks if (reason := _belonging(block))), "")
     return Bounds(account=account) if account else UNBOUNDED
+
+
+def _undigested(text: str) -> str:
+    found = _ATTRIBUTION.match(text)
+    return found[1] + text[found.end() :] if found else text
 
 
 def _refusal(body: dict[str, Any], blocks: list[dict[str, Any]]) -> str:

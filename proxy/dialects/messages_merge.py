@@ -104,8 +104,8 @@ class Merge:
         for name in ("delta", "usage"):
             told = ending.pop(name, None)
             if told is not None:
-                ending[name] = _overlaid(self._ending.get(name, {}), _object(told))
-        self._ending = _overlaid(self._ending, ending)
+                _overlay(self._ending.setdefault(name, {}), _object(told))
+        _overlay(self._ending, ending)
 
 
 class _Block:
@@ -176,7 +176,8 @@ class _Block:
         known = self.fields.get("citations") or []
         if not isinstance(known, list):
             raise MergeError
-        self.fields["citations"] = [*known, _object(citation)]
+        known.append(_object(citation))
+        self.fields["citations"] = known
 
 
 def _parse(text: str) -> Any:
@@ -193,6 +194,13 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _overlaid(known: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    both = dict(known)
+    _overlay(both, told)
+    return both
+
+
+def _overlay(known: dict[str, Any], told: dict[str, Any]) -> None:
     """What is told last stands; but null never takes the place of what is known."""
-    news = {name: value for name, value in told.items() if value is not None or name not in known}
-    return {**known, **news}
+    for name, value in told.items():
+        if value is not None or name not in known:
+            known[name] = value
