@@ -19,8 +19,12 @@ MEMORY_MAX_BYTES = 256 * 2**20
 
 ACCEPTED = (
     "memory://, sqlite:///relative.db, sqlite:////absolute.db, redis://host:port/0, "
-    "postgresql://host/database, null://, or module:Class for a class of your own"
+    "postgresql://host/database, null://, langchain:module:Class for one of LangChain's, or "
+    "module:Class for a class of your own"
 )
+LANGCHAIN = "langchain:"
+# Of what is said of a LangChain cache, what is not for the class itself.
+_OURS = ("allow_clear", "clock")
 
 
 def open_cache(url: str, **options: Any) -> EntryCache:
@@ -33,6 +37,11 @@ def open_cache(url: str, **options: Any) -> EntryCache:
     - `redis://user:password@host:port/0`, `rediss://`, `redis+cluster://host:port`,
       `redis+sentinel://host:port/service/0`: options `prefix`, `ttl`, `timeout`, `max_connections`
     - `null://`: keeps nothing, whatever the options
+    - `langchain:module:Class?name=value`: a cache that was written for LangChain; options `clock`
+      and `allow_clear` as of `LangChainCache`, all others and the query go to the class. For one
+      that needs more than a config can hold (an engine, a client), put a function of your own in
+      its place, `langchain:my_module:make_cache`: it is called in the same way and returns the
+      cache.
     - `module:Class?name=value`: the class is called with the query as keyword arguments; numbers,
       `true`, `false` and `null` are passed as such. No options. What is no `EntryCache` is wrapped
       in a `PlainCache`.
@@ -41,6 +50,8 @@ def open_cache(url: str, **options: Any) -> EntryCache:
     `ValueError` says what is accepted.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if url.startswith(LANGCHAIN):
+        return _langchain(url.removeprefix(LANGCHAIN), given)
     scheme, separator, rest = url.partition("://")
     if not separator:
         return _own(url, given)
@@ -105,6 +116,28 @@ _OPENERS: dict[str, Callable[[str, Mapping[str, Any]], EntryCache]] = {
 }
 
 
+def _langchain(rest: str, options: Mapping[str, Any]) -> EntryCache:
+    try:
+        from cache_backends.langchain import LangChainCache
+    except ImportError as exc:
+        raise ValueError(
+            f"langchain: needs LangChain: install llm-cache-proxy[langchain] ({exc})"
+        ) from exc
+    place, _, query = rest.partition("?")
+    make = _load(place)
+    said = {**_values(query), **options}
+    ours = {name: said.pop(name) for name in _OURS if name in said}
+    try:
+        return LangChainCache(make(**said), **ours)
+    except Exception as exc:  # a class of somebody else's may raise anything
+        # The text of another may hold a URL with a password.
+        why = str(exc) if isinstance(exc, TypeError) else type(exc).__name__
+        raise ValueError(
+            f"cannot make langchain:{place} with {', '.join(said) or 'nothing'}: {why}; a function "
+            "of your own can make one that needs objects: langchain:my_module:make_cache"
+        ) from exc
+
+
 def _own(url: str, options: Mapping[str, Any]) -> EntryCache:
     place, _, query = url.partition("?")
     make = _load(place)
@@ -113,7 +146,7 @@ def _own(url: str, options: Mapping[str, Any]) -> EntryCache:
             f"{', '.join(options)} is not for a class of your own: tell it so, {place}?name=value"
         )
     try:
-        made = make(**{name: _value(text) for name, text in parse_qsl(query)})
+        made = make(**_values(query))
         return made if isinstance(made, EntryCache) else PlainCache(made)
     except TypeError as exc:
         raise ValueError(f"cannot make {url!r}: {exc}") from exc
@@ -132,6 +165,10 @@ def _load(place: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{place!r} is not a class")
     return found  # type: ignore[no-any-return]  # whatever the user's module holds
+
+
+def _values(query: str) -> dict[str, Any]:
+    return {name: _value(text) for name, text in parse_qsl(query)}
 
 
 def _value(text: str) -> Any:

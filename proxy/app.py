@@ -11,6 +11,7 @@ import httpx
 from fastapi import FastAPI
 
 from cache_backends import EntryCache, MemoryCache, SharedCache, TieredCache, open_cache
+from cache_backends.urls import LANGCHAIN
 from proxy import __version__, keys
 from proxy.access import Access
 from proxy.aiohttp_transport import AiohttpTransport
@@ -196,7 +197,7 @@ def build_turns(settings: Settings, store: Store) -> Alone:
 def _open_cache(settings: Settings) -> EntryCache:
     said = settings.cache
     try:
-        cache = open_cache(said.url, max_bytes=said.max_bytes)
+        cache = open_cache(said.url, **said.told)
     except ValueError as exc:
         raise ConfigError(f"cache.url: {exc}") from exc
     if not isinstance(cache, SharedCache) or not said.memory_bytes:
@@ -206,8 +207,10 @@ def _open_cache(settings: Settings) -> EntryCache:
 
 
 def _tier(url: str) -> str:
-    """How `Cache-Status` names the backend: "sqlite", "memory", "module:Class"."""
-    return url.partition(":")[0] if "://" in url else url.partition("?")[0]
+    """How `Cache-Status` names the backend: "sqlite", "langchain", "module:Class"."""
+    place = url.partition("?")[0]
+    named = "://" in place or place.startswith(LANGCHAIN)
+    return place.partition(":")[0] if named else place
 
 
 def build_upstream(settings: Settings, transport: httpx.AsyncBaseTransport | None) -> Upstream:

@@ -14,6 +14,7 @@ from typing import TypeGuard, TypeVar
 
 from cache_backends.base import CacheError, Entry, EntryCache, Key, Totals
 from cache_backends.codec import CodecError
+from cache_backends.plain import PlainCache
 from cache_backends.shared import SharedCache
 from cache_backends.tiered import TieredCache
 
@@ -92,6 +93,8 @@ class Store:
         # Keys the digests of credentials. Until it is known, nothing can be looked up.
         self.scope_secret = scope_secret
         self._warned = False
+        # Somebody else's cache is tried out once: does it give back what it is given?
+        self._to_probe = cache if isinstance(cache, PlainCache) else None
 
     @property
     def degraded(self) -> str:
@@ -103,6 +106,12 @@ class Store:
 
     async def start(self) -> None:
         """Learn the secret that all users of this store share. Asked again until it is known."""
+        await self._learn_secret()
+        if self._to_probe is not None and self.scope_secret is not None:
+            probe, self._to_probe = self._to_probe.probe, None
+            await self._guarded(probe, Breaker(), self._save_timeout_s, "probe")
+
+    async def _learn_secret(self) -> None:
         if self.scope_secret is not None or not self._reading.allows():
             return
         default = secrets.token_hex(32)

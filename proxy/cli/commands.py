@@ -68,7 +68,11 @@ def serve(
     ] = None,
     cache: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="sqlite:///FILE, memory://, null:// or module:Class."),
+        typer.Option(
+            metavar="URL",
+            help="sqlite:///FILE, redis://, postgresql://, memory://, null://, "
+            "langchain:module:Class or module:Class.",
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
     log_level: Annotated[
@@ -235,7 +239,7 @@ async def _scope_secret(settings: Settings) -> tuple[bytes, str]:
     if cache.url.startswith(("memory:", "null:")):
         return b"", "the proxy's scope secret is in its memory: scope and id are others there"
     try:
-        store = Store(open_cache(cache.url, max_bytes=cache.max_bytes))
+        store = Store(open_cache(cache.url, **cache.told))
     except ValueError as exc:
         raise ConfigError(f"cache.url: {exc}") from exc
     try:

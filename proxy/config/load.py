@@ -35,7 +35,8 @@ FLAGS: Mapping[str, tuple[str, str]] = {
 }
 
 # A password or a key may stand in these.
-_NOT_SHOWN = {"token", "scope_secret", "url", "base_url", "api_key_env", "token_env", "header"}
+_NOT_SHOWN = {"token", "scope_secret", "url", "options", "base_url", "api_key_env", "token_env"}
+_NOT_SHOWN |= {"header"}
 _MAX_SHOWN = 60
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -35,6 +36,7 @@ from proxy.config.values import (
     Size,
     Texts,
     VariableName,
+    from_json,
 )
 from proxy.models import KeepRules, Scope
 
@@ -109,8 +111,11 @@ class Upstream(Section):
 
 class Cache(Section):
     url: str = Field(default_factory=_default_cache_url)
-    """sqlite:///FILE (four slashes: absolute), memory://, null:// or module:Class. Default: a
-    SQLite file in your data directory."""
+    """sqlite:///FILE (four slashes: absolute), redis://, postgresql://, memory://, null://,
+    langchain:module:Class or module:Class. Default: a SQLite file in your data directory."""
+    options: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(default_factory=dict)
+    """What else the cache is told, such as { prefix = "llm:" } for Redis; also as a table,
+    [cache.options]. For langchain:module:Class these are the arguments of the class."""
     ttl: Lifetime | None = None
     """How long answers stay fresh: "7d", "1h30m", seconds. Unset: they do not expire."""
     max_ttl: Lifetime | None = None
@@ -151,6 +156,11 @@ class Cache(Section):
     """Store answers that should be JSON and are not."""
     max_temperature: NonNegativeFloat | None = None
     """Requests above this temperature go past the cache. Unset: all are cached."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """All that the cache is told beside its URL."""
+        return {"max_bytes": self.max_bytes, **self.options}
 
 
 class Level(Section):
