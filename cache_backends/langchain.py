@@ -6,7 +6,6 @@ or `cache=` of one model. Not to be confused with `BaseCache` of LangGraph, whic
 interface of the same name.
 """
 
-
 from __future__ import annotations
 
 import logging

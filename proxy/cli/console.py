@@ -39,8 +39,11 @@ def cache_place(url: str) -> str:
     """Where the cache is, without the password that a URL may hold."""
     if url.startswith("sqlite:///"):
         return url.removeprefix("sqlite:///")
-    scheme, separator, rest = url.partition("?")[0].partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    place = url.partition("?")[0]
+    if "://" not in place:
+        return place
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def show_explanation(explanation: Explanation, notes: Sequence[str], console: Console) -> None:
