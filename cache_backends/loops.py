@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# What is still under way when the thread is to end has this long to finish.
+END_S = 1.0
+
 
 class LoopThread:
     """Runs coroutines for callers from any thread, also from within another running loop.
@@ -35,21 +38,29 @@ class LoopThread:
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None:
-            loop.call_soon_threadsafe(loop.stop)
+            self._ending()
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 Thread(target=_run, args=(self._loop,), name=self._name, daemon=True).start()
-                weakref.finalize(self, _stop, self._loop)
+                # Called once, by whoever is first: the loop has something to do in its last second.
+                self._ending = weakref.finalize(self, _stop, self._loop)
             return self._loop
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
-    loop.run_until_complete(loop.shutdown_asyncgens())  # as `asyncio.run` ends its loop
+    loop.run_until_complete(_end(loop))
     loop.close()
+
+
+async def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Let finish what is under way, and tell those who wait for the end as `asyncio.run` does."""
+    if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(tasks, timeout=END_S)
+    await loop.shutdown_asyncgens()
 
 
 def _stop(loop: asyncio.AbstractEventLoop) -> None:

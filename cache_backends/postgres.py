@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -83,6 +84,8 @@ class PostgresCache(SharedCache):
         self._house = House(self._database.place, clock, max_bytes, keep_house_every)
         self._pools = Pools(partial(_open, self._database), max_connections)
         self._thread = LoopThread(f"sync calls of {self!r}")
+        # Connections are closed also when the cache was dropped without being closed.
+        weakref.finalize(self, _drop, self._pools, self._thread).atexit = False
 
     def __repr__(self) -> str:
         return f"<PostgresCache {self._database!r}>"
@@ -106,7 +109,7 @@ class PostgresCache(SharedCache):
         found = await self._run(partial(rows.find, keys=keys, now=now))
         for key, each in zip(keys, found, strict=True):
             self._house.note_found(key, each, now)
-        await self._keep_house()
+        self._keep_house()
         return [each.entry for each in found]
 
     async def put_many(self, entries: Sequence[Entry]) -> None:
@@ -123,7 +126,7 @@ class PostgresCache(SharedCache):
                 # An older answer under the same key must not outlive the new one.
                 await self._run(partial(rows.delete, id=row[0]))
                 self._house.refused += 1
-        await self._keep_house()
+        self._keep_house()
 
     async def delete(self, id: str) -> bool:
         return await self._run(partial(rows.delete, id=blob(id)))
@@ -192,10 +195,14 @@ class PostgresCache(SharedCache):
         except Exception as exc:  # what garbage makes of a driver can be anything
             raise self._database.fault(exc) from exc
 
-    async def _keep_house(self) -> None:
+    def _keep_house(self) -> None:
         if self._house.due:
-            pool = await self._pools.here()
-            pool.in_background(self._house.keep(partial(self._run, seconds=BATCH_S)))
+            self._pools.in_background(self._house.keep(partial(self._run, seconds=BATCH_S)))
+
+
+def _drop(pools: Pools, thread: LoopThread) -> None:
+    pools.close_soon()
+    thread.close()
 
 
 async def _open(database: Database) -> Session:

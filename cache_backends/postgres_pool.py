@@ -45,17 +45,29 @@ class Pools:
         await pool.start()
         return pool
 
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have it done in the running loop, unless all is closed before."""
+        pool = self._by_loop.get(asyncio.get_running_loop())
+        if pool is None:
+            work.close()
+        else:
+            pool.in_background(work)
+
     async def close(self) -> None:
         """Close the pool of the running loop, and have the others closed by theirs."""
-        with self._lock:
-            self._closed = True
-            pool = self._by_loop.pop(asyncio.get_running_loop(), None)
-            others = list(self._by_loop.items())
-        for loop, other in others:
-            with suppress(RuntimeError):  # it has ended
-                loop.call_soon_threadsafe(other.close_soon)
+        pool = self._by_loop.pop(asyncio.get_running_loop(), None)
+        self.close_soon()
         if pool is not None:
             await pool.close()
+
+    def close_soon(self) -> None:
+        """Have all pools closed by their loops; from any thread."""
+        with self._lock:
+            self._closed = True
+            pools = list(self._by_loop.items())
+        for loop, pool in pools:
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(pool.close_soon)
 
 
 class Pool:
@@ -68,11 +80,11 @@ class Pool:
 
     def __init__(self, connect: Callable[[], Awaitable[Session]], size: int) -> None:
         self._connect = connect
-        self._max_size = size
+        self._size = size
         self._loop = asyncio.get_running_loop()
         self._idle: list[Session] = []
         self._waiting: deque[asyncio.Future[Session]] = deque()
-        self._size = 0  # sessions that are open or being opened
+        self._open: set[Session] = set()
         self._opening = 0
         self._working: set[asyncio.Task[Any]] = set()
         self._background: set[asyncio.Task[Any]] = set()
@@ -85,6 +97,8 @@ class Pool:
 
     async def run(self, work: Work[T], seconds: float) -> T:
         """Have it done within so many seconds, waiting for a session included."""
+        if self._closed:
+            raise CacheError(CLOSED)
         deadline = self._loop.time() + seconds
         session = self._unused() or await self._wait(deadline)
         return await asyncio.shield(_begin(self._work(session, work, deadline), self._working))
@@ -105,11 +119,11 @@ class Pool:
         self._fail_all(CacheError(CLOSED))
         for task in self._background:
             task.cancel()
-        for session in self._idle:
-            _begin(session.close(), self._working)
-        self._idle.clear()
         while tasks := self._background | self._working:
             await asyncio.wait(tasks)
+        # Also those whose work was cancelled before it began.
+        while self._open:
+            await self._open.pop().close()
 
     async def _work(self, session: Session, work: Work[T], deadline: float) -> T:
         began = self._loop.time()
@@ -133,8 +147,6 @@ class Pool:
         return None
 
     async def _wait(self, deadline: float) -> Session:
-        if self._closed:
-            raise CacheError(CLOSED)
         future: asyncio.Future[Session] = self._loop.create_future()
         self._waiting.append(future)
         self._open_more()
@@ -161,7 +173,7 @@ class Pool:
         self._idle.append(session)
 
     def _discard(self, session: Session) -> None:
-        self._size -= 1
+        self._open.discard(session)
         _begin(session.close(), self._working)
         self._open_more()
 
@@ -173,25 +185,24 @@ class Pool:
             self._discard(session)
 
     def _open_more(self) -> None:
-        wanted = min(len(self._waiting) - self._opening, self._max_size - self._size)
+        wanted = min(len(self._waiting), self._size - len(self._open)) - self._opening
         for _ in range(0 if self._closed else wanted):
-            self._size += 1
             self._opening += 1
-            self.in_background(self._open())
+            self.in_background(self._add())
 
-    async def _open(self) -> None:
+    async def _add(self) -> None:
         try:
             session = await self._connect()
         except BaseException as exc:
             self._opening -= 1
-            self._size -= 1
-            if self._size == self._opening:
+            if not self._open:
                 # None is open that could serve them.
                 self._fail_all(exc if isinstance(exc, Exception) else CacheError(CLOSED))
             if not isinstance(exc, Exception):
                 raise
         else:
             self._opening -= 1
+            self._open.add(session)
             self._give(session)
 
     def _fail_all(self, exc: Exception) -> None:
