@@ -35,10 +35,9 @@ STEP_END = """
 SELECT stored_at, id FROM listing WHERE (stored_at, id) < (:at, :id)
 ORDER BY stored_at DESC, id DESC LIMIT 1 OFFSET :rows - 1
 """
-# What an older program stored has no facts beside those of the columns.
 SUMMARY = """, entries.expires_at, entries.retained_until, listing.tags,
-ifnull(listing.about, CAST(json_object('provider', listing.provider, 'model', listing.model,
-    'namespace', listing.namespace) AS BLOB))
+CAST(json_object('provider', listing.provider, 'dialect', listing.dialect, 'model', listing.model,
+    'namespace', listing.namespace, 'client', listing.client) AS BLOB), listing.about
 """
 LASTS = "(entries.retained_until IS NULL OR entries.retained_until > :now)"
 UNLISTED = """
@@ -128,12 +127,12 @@ def _rest(choice: Choice, found: list[Any], limit: int, end: Place) -> Place | N
 
 def _is_sound(row: tuple[Any, ...]) -> bool:
     """Rows with other times are no entries: whoever asks for one finds nothing."""
-    stored_at, _, _, _, expires_at, retained_until, _, _ = row
+    stored_at, _, _, _, expires_at, retained_until, *_ = row
     return all(time is None or isfinite(time) for time in (stored_at, expires_at, retained_until))
 
 
 def _summary(connection: apsw.Connection, *row: Any) -> Summary:
-    stored_at, key_id, rowid, size, expires_at, retained_until, tags, about = row
+    stored_at, key_id, rowid, size, expires_at, retained_until, tags, known, more = row
     return Summary(
         key_id.hex(),
         stored_at,
@@ -142,7 +141,7 @@ def _summary(connection: apsw.Connection, *row: Any) -> Summary:
         size,
         _preview(connection, rowid),
         unpacked(tags),
-        _facts(about),
+        {name: fact for name, fact in _facts(known).items() if fact is not None} | _facts(more),
     )
 
 
@@ -153,24 +152,18 @@ def _preview(connection: apsw.Connection, rowid: int) -> str:
     return beginning.decode(errors="replace")[:PREVIEW_CHARS]
 
 
-def _facts(about: bytes) -> dict[str, Any]:
+def _facts(about: bytes | None) -> dict[str, Any]:
     try:
-        facts = orjson.loads(about)
+        facts = orjson.loads(about or b"{}")
     except orjson.JSONDecodeError:
         return {}
     return facts if isinstance(facts, dict) else {}
 
 
 def _listed(stored_at: float, id: bytes, seen: int, stored: Stored) -> Listed:
-    facts = (stored.about.get(name) for name in CHOSEN_BY)
-    return (
-        stored_at,
-        id,
-        seen,
-        *(fact if isinstance(fact, str) else None for fact in facts),
-        packed(stored.tags),
-        orjson.dumps(dict(stored.about)),
-    )
+    more = dict(stored.about)
+    known = [more.pop(name) if isinstance(more.get(name), str) else None for name in CHOSEN_BY]
+    return stored_at, id, seen, *known, packed(stored.tags), orjson.dumps(more) if more else None
 
 
 def _stored(value: bytes) -> Stored:

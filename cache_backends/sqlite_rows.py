@@ -14,7 +14,7 @@ from cache_backends.codec import CodecError, decode, encode
 # What a row costs beside its strings: its numbers, its places in the table and three indexes.
 ROW_OVERHEAD_BYTES = 256
 # What the listing says of an entry of the proxy.
-LISTED_BYTES = 288
+LISTED_BYTES = 176
 PAGE_BYTES = 4096
 # How much one transaction deletes at most: overwriting goes through the log.
 DELETE_ROWS = 20_000

@@ -40,9 +40,10 @@ END;
 """
 
 # `listing` is the one index for listing and choosing: in order of time, narrow enough to be read
-# from end to end (a million rows: 0.1 s). An index for each thing that entries can be chosen by
-# would take as much time at each store as all the rest. It is a table beside `entries`, whose
-# layout stays, because adding a column to a STRICT table reads all of it.
+# from end to end (a million rows: 0.2 s). An index for each thing that entries can be chosen by
+# would take as much time at each store as all the rest; this one takes a twentieth. It is a table
+# beside `entries`, whose layout stays, because adding a column to a STRICT table reads all of it.
+# `about` holds what has no column, as JSON.
 #
 # Whoever stores writes the row of the listing first. What did not (an older program that has the
 # file open) is listed by a trigger, as never having heard of a purge.
