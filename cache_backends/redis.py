@@ -42,8 +42,9 @@ class RedisCache(SharedCache):
 
     An entry is one key, the prefix and its id. It expires by itself when it is no longer retained;
     one that brings no end of its own lasts `ttl` seconds, if given. Nothing but what is under the
-    prefix is ever touched. The server may evict (`maxmemory-policy allkeys-lru` or `volatile-lru`
-    are good choices): keep persistence on if the purge log and facts should outlive a restart.
+    prefix is ever touched. The server may evict, best by `maxmemory-policy volatile-lru` if all
+    entries have an end, else by `allkeys-lru`. What is to outlive its restart, the purge log and
+    facts too, needs its persistence.
 
     `CacheError` when the server cannot be reached, does not answer within `timeout` seconds, or
     refuses (out of memory, a replica). Nothing is tried twice. Each event loop uses at most
@@ -96,7 +97,7 @@ class RedisCache(SharedCache):
     async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
         asked = [key for key in keys if is_id(key.id)]
         reads: list[Command] = [("GET", self._names.entry(key.id)) for key in asked]
-        values = await self._connections.run(*reads)
+        values = await self._connections.read(*reads)
         broken: list[str] = []
         found = {
             key: self._read(key, value, broken) for key, value in zip(asked, values, strict=True)

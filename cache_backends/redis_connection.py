@@ -17,7 +17,7 @@ from cache_backends.redis_cluster import Cluster
 from cache_backends.redis_place import Place
 from cache_backends.redis_server import Command, Scan, Server, Single, Watched
 
-# What a key that holds something else than it should is answered with.
+# The reply about a key that holds something else than what is asked for.
 WRONG_TYPE = object()
 
 # The first that fits. Texts of the server are not passed on: some quote what they were sent.
@@ -59,10 +59,17 @@ class Connections:
         return self._place.kind == "cluster"
 
     async def run(self, *commands: Command) -> list[Any]:
-        """Return the replies in order, `WRONG_TYPE` among them; `CacheError` for any other error.
+        """Return the replies in order; `CacheError` if any of them is an error.
 
         All are sent at once. Whatever fails, some may have been carried out.
         """
+        replies = await self.read(*commands)
+        if WRONG_TYPE in replies:
+            raise CacheError(f"{self._place.shown} holds something else under a key of the cache")
+        return replies
+
+    async def read(self, *commands: Command) -> list[Any]:
+        """As `run`, with `WRONG_TYPE` where a key holds something else than is asked for."""
         if not commands:
             return []
         async with self._serving() as server:

@@ -8,7 +8,7 @@ hundred entries that are stored some of its rows are looked after.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -209,7 +209,7 @@ class Index:
 
     async def _heads(self, ids: Sequence[str], size: int) -> dict[str, bytes]:
         keys = map(self._names.entry, ids)
-        replies = await self._connections.run(*(("GETRANGE", key, 0, size - 1) for key in keys))
+        replies = await self._connections.read(*(("GETRANGE", key, 0, size - 1) for key in keys))
         heads = (b"\x00" if reply is WRONG_TYPE else reply for reply in replies)
         return dict(zip(ids, heads, strict=True))
 
@@ -260,16 +260,34 @@ class Index:
         places, records = await self._connections.run(
             ("ZMSCORE", self._names.index, *ids), ("HMGET", self._names.records, *ids)
         )
-        unknown = [
-            _Row(each, 0)
+        unknown = await self._outside_of_groups(dict(zip(ids, records, strict=True)))
+        rows = [
+            _Row(each, _number(place))
             for each, place, record in zip(ids, places, records, strict=True)
-            if place is None or record is None
+            if place is None or record is None or each in unknown
         ]
-        labels = list((await self._labels(unknown)).values())
-        entries = [(label.entry, label.value_bytes) for label in labels]
-        if entries:
-            places = [int(entry.stored_at * 1e6) for entry, _ in entries]
-            await self._connections.run(self.note(entries, places=places))
+        labels = await self._labels(rows)
+        there = [row for row in rows if row.id in labels]
+        if there:
+            entries = [(labels[row.id].entry, labels[row.id].value_bytes) for row in there]
+            known = [row.place or _likely_place(labels[row.id].entry) for row in there]
+            await self._connections.run(self.note(entries, places=known))
+
+    async def _outside_of_groups(self, records: Mapping[str, bytes | None]) -> set[str]:
+        """Which of these are missing in a group that their record names?"""
+        members: dict[str, list[str]] = {}
+        for each, record in records.items():
+            for group in (record or b"").decode(errors="replace").split()[1:]:
+                members.setdefault(self._names.group(group), []).append(each)
+        places = await self._connections.run(
+            *(("ZMSCORE", group, *some) for group, some in members.items())
+        )
+        return {
+            each
+            for some, found in zip(members.values(), places, strict=True)
+            for each, place in zip(some, found, strict=True)
+            if place is None
+        }
 
 
 def _page(found: Sequence[tuple[int, Label]], place: int | None) -> Page:
@@ -281,6 +299,11 @@ def _place(cursor: str) -> int:
     if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 20):
         raise ValueError(f"no cursor of a listing: {cursor[:40]!r}")
     return int(cursor)
+
+
+def _likely_place(entry: Entry) -> int:
+    """Within the second in which it was stored, spread: many may have been stored at once."""
+    return int(entry.stored_at) * 1_000_000 + int(entry.key.id[:8], 16) % 1_000_000
 
 
 def _is_below(row: _Row, below: int | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from cache_backends.base import CacheError
-from cache_backends.redis_connection import WRONG_TYPE, Connections
+from cache_backends.redis_connection import Connections
 from cache_backends.redis_rows import Names
 from cache_backends.redis_scripts import ANNOUNCE, CLAIM, PURGES, RELEASE
 from cache_backends.shared import EVERYTHING, Filter, Purge, PurgeLog
@@ -55,15 +55,13 @@ class Agreements:
         if found is None:
             set_it = ("HSETNX", facts, name, default)
             _, found = await self._connections.run(set_it, ("HGET", facts, name))
-        if found is None or found is WRONG_TYPE:
-            raise CacheError(f"{facts} holds something else than facts")
+        if found is None:
+            raise CacheError(f"the fact {name!r} was lost as it was made")
         text: str = found.decode(errors="replace")
         return text
 
     async def _eval(self, script: str, key: str, *values: Any) -> Any:
         (reply,) = await self._connections.run(("EVAL", script, 1, key, *values))
-        if reply is WRONG_TYPE:
-            raise CacheError(f"{key} holds something else than this cache keeps there")
         return reply
 
 

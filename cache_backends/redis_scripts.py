@@ -27,20 +27,29 @@ end
 """
 
 # ARGV: book, now, how many that ended to take out; then id, size, end or '', groups, place or ''
-# of each entry.
+# of each entry. Two entries at the same place could not be told apart by a listing.
 NOTE = (
     _INDEX
     + """
+local function free(place)
+    for more = 0, 99 do
+        local found = string.format('%.0f', place + more)
+        if redis.call('ZCOUNT', index, found, found) == 0 then return found end
+    end
+    return place
+end
 local time = redis.call('TIME')
 local last = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')[2]
 local next = math.max(time[1] * 1000000 + time[2], (tonumber(last) or 0) + 1)
 for at = 4, #ARGV, 5 do
     local id, size, ending, groups, place = unpack(ARGV, at, at + 4)
+    drop(id)
     if place == '' then
         place = string.format('%.0f', next)
         next = next + 1
+    else
+        place = free(place)
     end
-    drop(id)
     redis.call('ZADD', index, place, id)
     redis.call('HSET', records, id, size .. ' ' .. groups)
     redis.call('HINCRBY', records, 'bytes', size)
