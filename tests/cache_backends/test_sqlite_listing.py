@@ -229,6 +229,24 @@ async def test_a_row_with_strange_columns_hides_no_other(
     assert await cache.totals() == (0, 0)
 
 
+async def test_the_listing_has_a_row_for_each_entry(
+    cache: SQLiteCache, path: Path, clock: FakeClock
+) -> None:
+    """However entries came and went: stored again, deleted, ended, removed, cleared."""
+    entries = await store(cache, clock, [{"retained": 20.0}, {}, {}, {}, {}])
+    await cache.put(entry_of("1", clock))
+    await cache.delete(entries[2].key.id)
+    await cache.remove(Filter(ids=(entries[3].key.id,)), before=1)
+    clock.advance(20)
+    await cache.put(entry_of("new", clock))
+    listed = "SELECT hex(id), stored_at FROM listing ORDER BY 1"
+    stored = "SELECT hex(id), stored_at FROM entries ORDER BY 1"
+    assert tamper(path, listed) == tamper(path, stored)
+    assert len(tamper(path, listed)) == 3
+    await cache.aclear()
+    assert tamper(path, listed) == []
+
+
 async def test_rows_of_the_listing_without_an_entry_are_not_told(
     cache: SQLiteCache, path: Path, clock: FakeClock
 ) -> None:
