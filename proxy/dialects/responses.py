@@ -138,6 +138,8 @@ class _StreamRecorder(EventRecorder):
         elif kind == "response.output_item.done":
             self._told.append((chunk.get("output_index"), chunk.get("item")))
         elif isinstance(kind, str) and kind.endswith(".delta"):
+            if kind.startswith("response.audio."):
+                return False  # no body holds what was heard
             self._begun = self._begun or 1
         elif isinstance(kind, str) and kind in _LAST_EVENTS:
             self.ended = True

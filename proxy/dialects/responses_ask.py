@@ -90,6 +90,9 @@ def _belongings(body: dict[str, Any]) -> str:
     """What of the account's own a request names, if anything."""
     if body.get("prompt"):
         return "prompt"
+    pictures = (item for item in _items(body) if item.get("type") == "image_generation_call")
+    if any(not item.get("result") for item in pictures):
+        return "image_generation_call"  # by its id alone
     parts = [part for item in _items(body) for part in _parts(item)]
     masks = [tool.get("input_image_mask") for tool in _tools(body) if isinstance(tool, dict)]
     parts += (mask for mask in masks if isinstance(mask, dict))

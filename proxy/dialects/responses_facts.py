@@ -80,6 +80,9 @@ def _reason(envelope: dict[str, Any]) -> str:
 def _unfinished(ask: Ask, reason: str, output: list[_Item]) -> str:
     if reason not in ("completed", _LIMIT):
         return reason
+    # A picture that failed stands in a response that is called completed.
+    if any(item.get("status") == "failed" for item in output):
+        return "failed"
     if not ask.body.get("prompt"):
         return ""
     # A stored prompt brings tools that the request does not show.

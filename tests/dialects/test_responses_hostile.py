@@ -77,6 +77,23 @@ def test_an_end_that_lost_what_a_tool_is_given_is_not_kept(kind: str, field: str
     assert record(done, {**whole, "response": response({**item, field: ""})}) is None
 
 
+def test_what_is_heard_and_written_nowhere_is_not_kept() -> None:
+    """The last event holds no sound: a hit would be silent."""
+    message = {"type": "message", "role": "assistant", "content": []}
+    whole = {"type": "response.completed", "response": response(message)}
+    assert record(whole) is not None
+    for kind in ("response.audio.delta", "response.audio.transcript.delta"):
+        assert record({"type": kind, "delta": "AAAA"}, whole) is None
+
+
+def test_a_picture_that_failed_is_not_stored() -> None:
+    """The response says that it completed; the next try may do better."""
+    failed = {"type": "image_generation_call", "status": "failed", "result": None}
+    ask = ask_for()
+    for output, unfinished in (([failed], "failed"), ([{**failed, "status": "completed"}], "")):
+        assert dialect.facts(ask, answered(ask, output=output)).unfinished == unfinished
+
+
 def test_an_end_user_told_under_another_name_is_not_told_to_another() -> None:
     """`safety_identifier` replaces `user`: a provider may say the one in place of the other."""
     answers = answered(ask_for(user="alice"), user="alice", safety_identifier="alice")
@@ -111,6 +128,15 @@ def test_the_mask_of_a_picture_is_its_accounts() -> None:
     assert responses_ask.bounds({"store": False, "tools": [tool]}).account == "file_id"
     tool["input_image_mask"] = {"image_url": "data:image/png;base64,AA=="}
     assert not responses_ask.bounds({"store": False, "tools": [tool]}).account
+
+
+def test_a_picture_by_its_id_is_its_accounts() -> None:
+    """The provider keeps it, and hands it to nobody else; one that is sent whole is the caller's."""
+    picture = {"type": "image_generation_call", "id": "ig_1"}
+    bounds = responses_ask.bounds({"store": False, "input": [picture]})
+    assert bounds.account == "image_generation_call"
+    whole = {**picture, "result": "AAAA"}
+    assert not responses_ask.bounds({"store": False, "input": [whole]}).account
 
 
 def test_many_tools_are_read_once() -> None:
