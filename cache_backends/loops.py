@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+FINISH_S = 1.0
+
 # What is still under way when the thread is to end has this long to finish.
 END_S = 1.0
 
@@ -52,15 +54,15 @@ class LoopThread:
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
-    loop.run_until_complete(_end(loop))
+    loop.run_until_complete(_finish(loop))
     loop.close()
 
 
-async def _end(loop: asyncio.AbstractEventLoop) -> None:
-    """Let finish what is under way, and tell those who wait for the end as `asyncio.run` does."""
-    if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(tasks, timeout=END_S)
+async def _finish(loop: asyncio.AbstractEventLoop) -> None:
+    """What ends with its loop, connections above all, may need a moment for that."""
     await loop.shutdown_asyncgens()
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=FINISH_S)
 
 
 def _stop(loop: asyncio.AbstractEventLoop) -> None:

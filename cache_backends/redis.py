@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import ceil
@@ -86,6 +87,8 @@ class RedisCache(SharedCache):
         self._index = Index(self._connections, self._names, clock)
         self._agreements = Agreements(self._connections, self._names)
         self._thread = LoopThread(f"sync calls of {self!r}")
+        # Connections close also when the cache was dropped without being closed.
+        weakref.finalize(self, _drop, self._connections, self._thread)
 
     def __repr__(self) -> str:
         return f"<RedisCache {self._place.shown} {self._prefix}>"
@@ -147,8 +150,7 @@ class RedisCache(SharedCache):
 
     async def aclose(self) -> None:
         await self._connections.aclose()
-        if self._thread.started:
-            await asyncio.to_thread(self.close)
+        await asyncio.to_thread(self.close)
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         return self._thread.call(self.alookup(prompt, llm_string))
@@ -161,8 +163,10 @@ class RedisCache(SharedCache):
 
     def close(self) -> None:
         """Let go of all connections; from code without an event loop."""
-        self._thread.call(self._connections.aclose())
-        self._thread.close()
+        if self._thread.started:
+            self._thread.call(self._connections.aclose())
+            self._thread.close()
+        self._connections.close_soon()
 
     def _read(self, key: Key, value: Any, broken: list[str]) -> Entry | None:
         if value is None:
@@ -199,6 +203,10 @@ class RedisCache(SharedCache):
             return ("SET", key, value)
         left = ceil((entry.retained_until - self._clock()) * 1000)
         return ("SET", key, value, "PX", left) if left > 0 else ("UNLINK", key)
+
+
+def _drop(connections: Connections, thread: LoopThread) -> None:  # noqa: ARG001 - outlives this
+    connections.close_soon()
 
 
 def _portions(packed: Sequence[Packed]) -> Iterator[list[Packed]]:

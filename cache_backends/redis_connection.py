@@ -36,7 +36,6 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.RedisClusterException, "cannot be reached as a cluster"),
     (exceptions.ResponseError, "refused a command"),
     (OSError, "cannot be reached"),
-    (TimeoutError, "has no connection left"),
 )
 
 
@@ -87,14 +86,21 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close the connections of all loops; those of other loops in their own time."""
+        await self._close_here()
+        self.close_soon()
+
+    def close_soon(self) -> None:
+        """Have each loop close its connections. Nobody waits for that."""
         self._closed = True
-        here = asyncio.get_running_loop()
-        for loop, used in list(self._used.items()):
-            if loop is here:
-                await used.life.aclose()
-            elif loop.is_running():
-                elsewhere = asyncio.run_coroutine_threadsafe(_close(used.life), loop)
-                await asyncio.wrap_future(elsewhere)
+        for loop in list(self._used):
+            if loop.is_running():
+                asyncio.run_coroutine_threadsafe(self._close_here(), loop)
+
+    async def _close_here(self) -> None:
+        self._closed = True
+        used = self._used.pop(asyncio.get_running_loop(), None)
+        if used is not None:
+            await used.life.aclose()
 
     @asynccontextmanager
     async def _serving(self) -> AsyncGenerator[Server, None]:
@@ -103,7 +109,7 @@ class Connections:
             async with asyncio.timeout(self._timeout if used.places.locked() else None):
                 await used.places.acquire()
         except TimeoutError as exc:
-            raise self._error(exc) from exc
+            raise CacheError(f"{self._place.shown} has no connection left") from exc
         try:
             yield used.server
         except CacheError:
@@ -168,7 +174,3 @@ async def _life(
     finally:
         used.pop(loop, None)
         await server.aclose()
-
-
-async def _close(life: AsyncGenerator[None, None]) -> None:
-    await life.aclose()

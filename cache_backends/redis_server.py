@@ -54,7 +54,7 @@ class Single:
         connection = await self._pool.get_connection()
         whole = False
         try:
-            await connection.send_packed_command(connection.pack_commands(commands))
+            await _send(connection, connection.pack_commands(commands))
             replies = [await _reply(connection) for _ in commands]
             whole = True
             return replies
@@ -98,6 +98,16 @@ class Watched(Single):
 
 
 _ALSO_FOR_SENTINELS = ("socket_timeout", "socket_connect_timeout", "retry", "protocol")
+
+
+async def _send(connection: Any, packed: Any) -> None:
+    try:
+        await connection.send_packed_command(packed)
+    except exceptions.ConnectionError:
+        # It was reset while nobody used it, which is seen only now. All that we send may arrive
+        # twice without harm.
+        await connection.connect()
+        await connection.send_packed_command(packed)
 
 
 async def _reply(connection: Any) -> Any:
