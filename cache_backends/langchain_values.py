@@ -12,6 +12,7 @@ from typing import Any
 
 import langchain_core.outputs as lc
 import orjson
+from langchain_core._api import suppress_langchain_beta_warning
 from langchain_core.load import load
 from langchain_core.messages import (
     AIMessage,
@@ -142,7 +143,8 @@ def _require_same(value: object, back: object) -> None:
 
 def _loaded(text: str, allowed: Sequence[type[Any]]) -> Any:
     try:
-        return load(json.loads(text), allowed_objects=allowed, secrets_from_env=False)
+        with suppress_langchain_beta_warning():
+            return load(json.loads(text), allowed_objects=allowed, secrets_from_env=False)
     except RecursionError as exc:
         raise CodecError("it is nested too deeply") from exc
     except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as exc:

@@ -82,6 +82,15 @@ class Providers:
             return self._route(path, query)
         return self._memoised(path, query)
 
+    def path_to(self, base_url: str) -> str | None:
+        """Where on this proxy a client asks that was given this base URL; `None`: nowhere."""
+        if base_url == self.default.base_url:
+            return "/v1"
+        for name, provider in self._table.items():
+            if base_url == provider.base_url:
+                return f"/{name}{base_url.removeprefix(_origin(base_url))}"
+        return None
+
     def _route(self, path: str, query: str) -> Route:
         _refuse_trickery(path, query)
         first, slash, rest = path[1:].partition("/")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LADDER = (
     ("proxy.__main__",),
     ("proxy.cli",),
-    ("proxy.demo", "proxy.explain"),
+    ("proxy.demo", "proxy.explain", "proxy.importing"),
     ("proxy.server",),
     ("proxy.app", "proxy.protocol"),
     ("proxy.application",),
@@ -91,6 +91,7 @@ DOORS = {
         "cache_backends.sqlite_log",
         "cache_backends.sqlite_rows",
         "cache_backends.sqlite_schema",
+        "proxy.importing.rows",
     ),
     "sqlite3": (),
     "redis": (
@@ -100,6 +101,7 @@ DOORS = {
         "cache_backends.redis_server",
     ),
     "asyncpg": ("cache_backends.postgres_session",),
+    "langchain_openai": ("proxy.importing.request", "proxy.cli.commands"),
     "langchain_core": ("cache_backends.langchain", "cache_backends.langchain_values"),
 }
 

@@ -1,4 +1,4 @@
-"""The commands: serve, demo, explain. What is slow to import waits until it is needed."""
+"""The commands. What is slow to import waits until it is needed."""
 
 from __future__ import annotations
 
@@ -151,6 +151,57 @@ def explain(
     show_explanation(explanation, notes, Console())
 
 
+@app.command()
+def import_langchain(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What LangChain's SQLiteCache has written.")
+    ] = Path(".langchain.db"),
+    namespace: Annotated[
+        str, typer.Option(metavar="NAME", help="Where the entries go, apart from others.")
+    ] = "langchain",
+    config: Config = None,
+    cache: Annotated[
+        str | None, typer.Option(metavar="URL", help="The cache, as for serve.")
+    ] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The default provider's base URL, as for serve."),
+    ] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(metavar="SCOPE", help="Whose they are, as the proxy has it: cache.scope."),
+    ] = None,
+    key_env: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Scope credential: the variable with the API key that clients will present.",
+        ),
+    ] = "OPENAI_API_KEY",
+    client: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Scope client: a client's name.")
+    ] = None,
+) -> None:
+    """Make entries of the answers in a LangChain SQLite cache, so that they hit here."""
+    given = {"cache": {"url": cache, "scope": scope}, "upstream": {"base_url": upstream}}
+    with _told():
+        _find_own_modules()
+        from proxy.config import load_settings
+
+        settings = load_settings(config, _said(given))
+        try:
+            import langchain_openai  # noqa: F401 - takes a second; the parts below need it
+        except ImportError as exc:
+            raise ConfigError(
+                "import-langchain asks ChatOpenAI what it would send: install langchain-openai, "
+                f"in the version that filled the file if you can ({exc})"
+            ) from exc
+        from proxy.cli.importing import Import
+        from proxy.cli.importing import import_langchain as run
+
+        run(settings, Import(file, namespace, key_env, client))
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """One clear line for what was given wrongly; anything else is a fault of ours and is shown."""
@@ -170,13 +221,17 @@ def _configure(config: Path | None, given: dict[str, dict[str, Any]]) -> Setting
     """Read the settings, and leave them in the environment for worker processes to read."""
     from proxy.config import environment_of, load_settings
 
-    flags = {
-        section: {name: value for name, value in values.items() if value is not None}
-        for section, values in given.items()
-    }
+    flags = _said(given)
     settings = load_settings(config, flags)
     os.environ.update(environment_of(config, flags))
     return settings
+
+
+def _said(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        section: {name: value for name, value in values.items() if value is not None}
+        for section, values in given.items()
+    }
 
 
 def _announcement() -> Callable[[Settings], None] | None:
