@@ -46,6 +46,7 @@ class Messages(JsonDialect):
         ignored={
             "stream": TELLING,
             "metadata": "names the caller's user",
+            "session_id": "groups requests (OpenRouter)",
             "service_tier": QUEUE,
         },
         # An empty list of tools is missing here: given one, vLLM looks for calls in the text.
@@ -80,8 +81,8 @@ class Messages(JsonDialect):
         if len(answers) != 1 or len(answers[0]) != 1 or not _is_message(answers[0][0]):
             return False
         body = _body(answers[0][0])
-        # `metadata` is the caller's own. No reference knows it in an answer; if it is, it stays.
-        return _is_whole(body) and "metadata" not in body
+        # These are the caller's own. No reference knows them in an answer: one that has them stays.
+        return _is_whole(body) and body.keys().isdisjoint(("metadata", "session_id"))
 
     def replay(self, ask: Ask, answers: Answers) -> bytes:
         body = _body(answers[0][0])

@@ -29,6 +29,7 @@ _CACHE_OPTIONS = "prompt_cache_options"
 _REPEATED = (
     "metadata",
     "client_metadata",
+    "session_id",
     "prompt_cache_key",
     "prompt_cache_retention",
     _CACHE_OPTIONS,
@@ -55,6 +56,7 @@ class Responses(JsonDialect):
             "safety_identifier": CALLER,
             "metadata": "labels of the caller",
             "client_metadata": "labels of the caller",  # of Codex: which turn of which session
+            "session_id": "groups requests (OpenRouter)",
             "prompt_cache_key": CACHING,
             "prompt_cache_retention": CACHING,
             _CACHE_OPTIONS: CACHING,

@@ -10,7 +10,9 @@ import pytest
 from proxy import keys
 from proxy.dialects.messages import Messages
 from proxy.dialects.messages_merge import Merge
-from proxy.models import Call, Provider, Verdict
+from proxy.models import Call, Head, Provider, Verdict
+
+PLAIN = Head(200, [(b"content-type", b"application/json")])
 
 dialect = Messages()
 
@@ -43,6 +45,16 @@ def test_claude_code_may_ask_again_in_another_session() -> None:
     ask = dialect.read(call := call_with(system=one))
     assert any("cch" in each.path for each in ask.ignored)
     assert dialect.request(ask) == call.body
+
+
+def test_another_session_of_openrouters_finds_the_same() -> None:
+    """It groups requests; an answer that tells it is told to nobody else."""
+    assert key_of(session_id="one") == key_of(session_id="other") == key_of()
+    recorder = dialect.recorder(ask := dialect.read(call_with(session_id="one")), PLAIN, 1)
+    told = {"content": [block("Hi")], "stop_reason": "end_turn", "session_id": "one"}
+    recorder.feed(orjson.dumps(told))
+    assert (answers := recorder.finish()) is not None
+    assert not dialect.can_replay(ask, answers)
 
 
 @pytest.mark.parametrize(

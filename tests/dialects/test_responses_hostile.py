@@ -112,6 +112,15 @@ def test_codex_may_ask_again_in_another_session() -> None:
     assert not told(ask_for(), answers)["client_metadata"]
 
 
+def test_another_session_of_openrouters_finds_the_same() -> None:
+    """It groups requests; who is told it is told his own."""
+    one, other = [call_with(session_id=session) for session in ("one", "other")]
+    assert key_of(one) == key_of(other) == key_of(call_with())
+    answers = answered(dialect.read(one), session_id="one")
+    assert told(dialect.read(other), answers)["session_id"] == "other"
+    assert told(ask_for(), answers)["session_id"] is None
+
+
 @pytest.mark.parametrize(
     "name",
     [b"x-anthropic-beta", b"x-ms-oai-image-generation-deployment", b"groq-model-version"],
