@@ -140,7 +140,7 @@ def test_the_mask_of_a_picture_is_its_accounts() -> None:
 
 
 def test_a_picture_by_its_id_is_its_accounts() -> None:
-    """The provider keeps it, and hands it to nobody else; one that is sent whole is the caller's."""
+    """The provider keeps it, and hands it to nobody else; one sent whole is the caller's."""
     picture = {"type": "image_generation_call", "id": "ig_1"}
     bounds = responses_ask.bounds({"store": False, "input": [picture]})
     assert bounds.account == "image_generation_call"
