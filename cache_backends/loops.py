@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-FINISH_S = 1.0
-
 # What is still under way when the thread is to end has this long to finish.
 END_S = 1.0
 
@@ -27,42 +25,60 @@ class LoopThread:
         self._name = name
         self._lock = Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: Thread | None = None
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run it to its end, and give what it returns or raises."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._started()).result()
+        """Run it to its end, and give what it returns or raises.
+
+        `concurrent.futures.CancelledError` if the thread is closed meanwhile.
+        """
+        # Within the lock: what comes after the order to stop would wait for ever.
+        with self._lock:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
+        return future.result()
 
     @property
     def started(self) -> bool:
         return self._loop is not None
 
     def close(self) -> None:
+        """Cancel what runs and let the thread end; it may take a moment."""
         with self._lock:
             loop, self._loop = self._loop, None
-        if loop is not None:
-            self._ending()
+            if loop is not None:
+                self._ending()
+
+    async def aclose(self) -> None:
+        """The same, and wait for the end; not from within the thread."""
+        self.close()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
 
     def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                Thread(target=_run, args=(self._loop,), name=self._name, daemon=True).start()
-                # Called once, by whoever is first: the loop has something to do in its last second.
-                self._ending = weakref.finalize(self, _stop, self._loop)
-            return self._loop
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = Thread(target=_run, args=(self._loop,), name=self._name, daemon=True)
+            self._thread.start()
+            # Called once, by whoever is first: the loop has something to do in its last second.
+            self._ending = weakref.finalize(self, _stop, self._loop)
+        return self._loop
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
-    loop.run_until_complete(_finish(loop))
+    loop.run_until_complete(_end(loop))
     loop.close()
 
 
-async def _finish(loop: asyncio.AbstractEventLoop) -> None:
-    """What ends with its loop, connections above all, may need a moment for that."""
+async def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Let finish what is under way, cancel the rest, and tell those who wait for the end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=END_S)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
     await loop.shutdown_asyncgens()
-    if others := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(others, timeout=FINISH_S)
 
 
 def _stop(loop: asyncio.AbstractEventLoop) -> None:

@@ -6,24 +6,27 @@ How a purge is complete although each of them holds entries in memory is told in
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 from cache_backends.base import CacheError, Entry, EntryCache, Generation, Key, Totals
 from cache_backends.loops import LoopThread
 from cache_backends.memory import MemoryCache
 from cache_backends.shared import EVERYTHING, Filter, Page, Purge, PurgeLog, SharedCache
-
-log = logging.getLogger(__name__)
+from cache_backends.tiered_purges import KnownPurges
 
 # How long memory may be trusted after the log began to be read, unless the store says otherwise.
 LEASE_S = 1.0
-# Rows of the log are kept for a day: longer than any fetch takes to store what it has begun.
-LOG_KEPT_S = 86400.0
+# A purge waits that much longer: timers go off early, and no two clocks run alike.
+EARLY_S = 0.005
+# Rows of the log are kept for an hour: longer than a save takes to arrive.
+LOG_KEPT_S = 3600.0
+# How many are taken out at a time.
+SHORTENED_ROWS = 100
 
 
 class TieredCache(EntryCache):
@@ -32,6 +35,10 @@ class TieredCache(EntryCache):
     Memory is asked only while it may be trusted: for the lease (seconds, a fact of the store, the
     first who opens it decides) after the store's purge log began to be read. It is read again while
     requests come, so that with steady traffic nobody waits for it. `monotonic` tells seconds.
+    Threads and event loops may share it, if they may share `shared`.
+
+    Whoever makes an entry says in `seen` what this cache's `seen` was before; one of which it
+    cannot be told whether it was purged since is not stored, nor one that was.
     """
 
     def __init__(
@@ -48,24 +55,18 @@ class TieredCache(EntryCache):
         self._memory = memory
         self._shared = shared
         self._lease_s = lease
-        self._agreed = False  # is it the lease of all who use the store?
         self._clock = clock
         self._monotonic = monotonic
         self._trusted_until = float("-inf")
-        self._store: str | None = None
-        self._broad: list[Purge] = []  # those of the last day that name no ids
-        self._by_id: dict[str, Purge] = {}  # and the last one of each id
+        self._known = KnownPurges()
         self.seen = 0
-        self._begun = self._learned = 0  # readings of the log
+        # For what is known, and what memory holds of it: nothing purged comes in between the two.
+        self._lock = Lock()
         self._reading: asyncio.Task[None] | None = None
         self._thread = LoopThread(f"sync calls of {shared!r}")
 
     def __repr__(self) -> str:
         return f"<TieredCache {self._memory!r} before {self._shared!r}>"
-
-    @property
-    def lease_s(self) -> float:
-        return self._lease_s
 
     @property
     def trusted(self) -> bool:
@@ -94,35 +95,35 @@ class TieredCache(EntryCache):
         if not missing:
             return found
         brought = await self._shared.get_many([keys[place] for place in missing])
-        # What was deleted while it was on its way is known now, or the lease has run out.
+        # What others may ask for meanwhile, and share, must not have been purged before they did.
         if not self.trusted:
             await self._read()
         for place, entry in zip(missing, brought, strict=True):
-            if entry is not None and not self.covered(entry):
-                found[place] = entry
-                await self._memory.put(entry)
-        return found
+            found[place] = entry
+            await self._remember(entry)
+        return [None if entry is None or self.covered(entry) else entry for entry in found]
 
     async def put_many(self, entries: Sequence[Entry]) -> None:
         if not self.trusted:
             await self._read()
-        kept = [entry for entry in entries if not self.covered(entry)]
-        await self._shared.put_many(kept)
+        kept = [entry for entry in entries if self._may_be_kept(entry)]
+        if kept:
+            await self._shared.put_many(kept)
         for entry in kept:
-            if not self.covered(entry):
-                await self._memory.put(entry)
+            await self._remember(entry)
 
     async def replace_many(self, entries: Sequence[Entry]) -> None:
-        number = await self._shared.announce(Filter(ids=tuple(entry.key.id for entry in entries)))
+        # What others hold goes as by a purge; where two replace the same, the later one stays.
+        ids = tuple(entry.key.id for entry in entries)
+        latest = max(entry.stored_at for entry in entries)
+        number = await self._shared.announce(Filter(ids=ids, stored_before=latest))
         await self._read()
-        await self.put_many([replace(entry, seen=number) for entry in entries])
+        kept = [entry for entry in entries if self._may_be_kept(entry, below=number)]
+        await self.put_many([replace(entry, seen=number) for entry in kept])
 
     def covered(self, entry: Entry) -> bool:
-        if entry.seen >= self.seen:
-            return False
-        named = self._by_id.get(entry.key.id)
-        purges = self._broad if named is None else [named, *self._broad]
-        return any(purge.number > entry.seen and purge.filter.covers(entry) for purge in purges)
+        with self._lock:
+            return self._known.covers(entry)
 
     async def purge(self, filter: Filter) -> int:
         """Remove what the filter covers, here and everywhere; tell how many there were.
@@ -134,8 +135,11 @@ class TieredCache(EntryCache):
         announced_at = self._monotonic()
         await self._read()
         removed = await self._shared.remove(filter, before=number)
-        await self._shorten()
-        await asyncio.sleep(max(0.0, announced_at + self._lease_s - self._monotonic()))
+        known_at = announced_at + self._lease_s + EARLY_S
+        await asyncio.sleep(max(0.0, known_at - self._monotonic()))
+        # Now all know of it; what those who did not have stored meanwhile is of no use to anybody.
+        await self._shared.remove(filter, before=number)
+        self._read_soon()
         return removed
 
     async def delete(self, id: str) -> bool:
@@ -163,14 +167,17 @@ class TieredCache(EntryCache):
         return self._answer(await self.get(Key.of(prompt, llm_string)))
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        await self.replace_many([self._entry(prompt, llm_string, return_val)])
+        entry = self._entry(prompt, llm_string, return_val)
+        held = await self.get(entry.key)
+        entry = replace(entry, seen=self.seen)
+        # What nobody has need not be taken from anybody: most updates follow a miss.
+        await (self.put_many if held is None else self.replace_many)([entry])
 
     async def aclose(self) -> None:
-        self._thread.close()
-        if self._reading is not None:
+        await self._thread.aclose()
+        if self._reading is not None and not self._reading.done():
             self._reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reading
+            await asyncio.wait({self._reading})
         await self._shared.aclose()
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
@@ -189,66 +196,77 @@ class TieredCache(EntryCache):
             return None
         return entry
 
+    def _may_be_kept(self, entry: Entry, *, below: int | None = None) -> bool:
+        with self._lock:
+            known = self._known
+            return entry.seen >= known.forgotten and not known.covers(entry, below=below)
+
+    async def _remember(self, entry: Entry | None) -> None:
+        with self._lock:
+            if entry is not None and not self._known.covers(entry):
+                await self._memory.put(entry)  # which never waits
+
     def _read_soon(self) -> None:
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.get_running_loop().create_task(self._read_quietly())
+            with suppress(RuntimeError):  # no loop is running: who asks next reads
+                self._reading = asyncio.get_running_loop().create_task(self._look_after())
 
-    async def _read_quietly(self) -> None:
+    async def _look_after(self) -> None:
         with suppress(CacheError):  # whoever needs the store next meets the same
             await self._read()
+            await self._shorten()
 
     async def _read(self) -> None:
         """Bring the log up to date; from its beginning on, memory may be trusted for a lease."""
-        if not self._agreed:
-            self._lease_s = float(await self._shared.fact("memory_lease", str(self._lease_s)))
-            self._agreed = True
-        self._begun += 1
-        reading, began = self._begun, self._monotonic()
-        read = await self._shared.purges(self.seen)
-        if reading < self._learned:
-            return  # a later one was faster
-        self._learned = reading
-        self._learn(read)
-        self._trusted_until = began + self._lease_s
+        began, after = self._monotonic(), self._known.head
+        read = await self._shared.purges(after)
+        if read.store != self._known.store:
+            await self._agree()
+        if not self._learn(read, after):
+            self._learn(await self._shared.purges(0), 0)
+        self._trusted_until = max(self._trusted_until, began + self._lease_s)
 
-    def _learn(self, read: PurgeLog) -> None:
-        news = [purge for purge in read.purges if purge.number > self.seen]
-        if read.store != self._store or not _follows(news, self.seen, read.head):
-            # Rows are missing: what they covered is not known.
-            self._memory.clear()
-        self._store, self.seen = read.store, read.head
-        for purge in news:
-            self._apply(purge)
-        since = self._clock() - LOG_KEPT_S
-        while self._broad and self._broad[0].at < since:
-            del self._broad[0]
-        while self._by_id and self._by_id[name := next(iter(self._by_id))].at < since:
-            del self._by_id[name]
+    async def _agree(self) -> None:
+        said = await self._shared.fact("memory_lease", str(self._lease_s))
+        try:
+            lease = float(said)
+        except ValueError:
+            lease = 0.0
+        if not 0 < lease < float("inf"):
+            raise CacheError(f"the lease in {self._shared!r} is no number of seconds")
+        self._lease_s = lease
+
+    def _learn(self, read: PurgeLog, after: int) -> bool:
+        """Take in what was read above that number. False: rows are missing, read all of them."""
+        known = self._known
+        with self._lock:
+            if known.follows(read, after):
+                for purge in known.add(read):
+                    self._apply(purge)
+            else:
+                # Those rows may have meant anything.
+                self._trusted_until = float("-inf")
+                self._memory.clear()
+                if after > 0:
+                    return False
+                known.begin_anew(read)
+            self.seen = known.seen
+            return True
 
     def _apply(self, purge: Purge) -> None:
         if purge.filter.ids is None:
             # To find which it covers would take longer than to read again what is asked for.
             self._memory.clear()
-            self._broad.append(purge)
         for name in purge.filter.ids or ():
             self._memory.discard(name)
-            self._by_id.pop(name, None)  # in order of their purges
-            self._by_id[name] = purge
 
     async def _shorten(self) -> None:
         """Take old rows out of the log; once more carried out, as a save may have come late."""
-        since = self._clock() - LOG_KEPT_S
-        for purge in (await self._shared.purges(0)).purges[:-1]:
-            if purge.at > since:
-                return
+        with self._lock:
+            old = self._known.old(self._clock() - LOG_KEPT_S, SHORTENED_ROWS)
+        for purge in old:
             await self._shared.remove(purge.filter, before=purge.number)
-            await self._shared.forget(purge.number)
-
-
-def _follows(news: Sequence[Purge], seen: int, head: int) -> bool:
-    """Do these rows lead from the one seen last to the head of the log, without a gap?"""
-    for purge in news:
-        if purge.previous != seen:
-            return False
-        seen = purge.number
-    return seen == head
+        if old:
+            await self._shared.forget(old[-1].number)
+            with self._lock:
+                self._known.forget(old[-1].number)

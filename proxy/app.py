@@ -200,9 +200,9 @@ def _open_cache(settings: Settings) -> EntryCache:
         cache = open_cache(said.url, **said.told)
     except ValueError as exc:
         raise ConfigError(f"cache.url: {exc}") from exc
-    if not isinstance(cache, SharedCache) or not said.memory_bytes:
+    if not isinstance(cache, SharedCache):
         return cache
-    memory = MemoryCache(max_bytes=said.memory_bytes)
+    memory = MemoryCache(max_bytes=said.memory_bytes or 1)  # in a single byte there is no entry
     return TieredCache(memory, cache, lease=said.memory_lease_s)
 
 

@@ -21,7 +21,7 @@ OPEN_S = 0.25
 # How often a cache that could not be reached at the start is tried again.
 REOPEN_S = 1.0
 # How often it is seen to that all purges are known, while there are fetches that others may join.
-KEEP_UP_S = 0.2
+KEEP_UP_S = 0.1
 
 
 class Application:

@@ -160,13 +160,11 @@ class Engine:
         return self._start(inquiry, key), False
 
     def _start(self, inquiry: Inquiry, key: Hashable) -> Flight:
-        flight = self._flights.start(
+        return self._flights.start(
             _shared(key, inquiry, inquiry.ask.stream),
             partial(self._fetcher.run, inquiry),
             worth_finishing=inquiry.verdict.may_write and not inquiry.call.provider.local,
         )
-        flight.seen = self._store.seen
-        return flight
 
     async def _overtake(
         self, inquiry: Inquiry, key: Hashable, first: Listener
@@ -234,6 +232,7 @@ class Engine:
     async def aclose(self) -> None:
         """Give up what is in the air, finish what is being saved, let go of connections."""
         await self._flights.aclose()
+        await self._fetcher.aclose()
         await self._store.aclose()
         await self._upstream.aclose()
 

@@ -57,12 +57,15 @@ class Fetcher:
     async def run(self, inquiry: Inquiry, flight: Flight) -> None:
         """Bring an answer; raises what the callers are to be told."""
         found = await self._look_up(inquiry, flight)
+        flight.seen = self._store.seen
         known = self.usable(inquiry, found)
         if known.count(Freshness.FRESH) + known.count(Freshness.STALE) == len(known):
             stale = Freshness.STALE in known
             flight.serve(_all(found), Freshness.STALE if stale else Freshness.FRESH)
             return
         flight.forwarded = self._forwarded(found)
+        if _all(found):
+            flight.since = float("-inf")  # part of it, or what stands in for it, is old
         if self._misses >= self._max_misses:
             raise Overloaded("Too many answers are being fetched. Try again soon.", retry_after=1)
         self._misses += 1
@@ -85,15 +88,18 @@ class Fetcher:
             fresh = self.usable(inquiry, entries).count(Freshness.FRESH) == len(entries)
             return _all(entries) if fresh else None
 
-        shares = inquiry.verdict.may_read and inquiry.verdict.may_write
-        turn = await (self._turns if shares else _ALONE).take(inquiry.question.keys, look)
+        def obsolete() -> bool:
+            return self.purged(inquiry, flight)
+
+        turns = self._turns if flight.sharable else _ALONE
+        turn = await turns.take(inquiry.question.keys, look, obsolete)
         try:
             if turn.found is not None:
                 flight.serve(turn.found)
             else:
                 await self._fetch_or_fall_back(inquiry, flight, found, known)
         finally:
-            turn.end(flight.saving)
+            turn.end(bool(flight.stored), flight.saving)
 
     def _forwarded(self, found: Sequence[Entry | None]) -> str:
         held = _all(found)
@@ -105,6 +111,9 @@ class Fetcher:
     async def _look_up(self, inquiry: Inquiry, flight: Flight) -> list[Entry | None]:
         question = inquiry.question
         if not inquiry.verdict.may_read:
+            if inquiry.verdict.may_write:
+                # What is fetched now must not be taken for older than the purges before it.
+                await self._store.keep_up()
             return [None] * len(question.keys)
         began = time.perf_counter()
         found = await self._store.find(question.keys)
@@ -128,13 +137,17 @@ class Fetcher:
         return known
 
     def purged(self, inquiry: Inquiry, flight: Flight) -> bool:
-        """Was what this flight brings purged since it began? Then nobody may join it any more."""
+        """Was what this flight brings purged? Then nobody may join it any more."""
 
         def entries() -> list[Entry]:
             nothing: Answers = [[]] * len(inquiry.question.keys)
             return self._entries(inquiry, flight, nothing, range(len(nothing)), AnswerFacts())
 
-        return self._store.purged(flight.seen, flight.began, entries)
+        return self._store.purged(flight.seen, flight.since, entries)
+
+    async def aclose(self) -> None:
+        """Give back what is held for fetches; they have ended."""
+        await self._turns.aclose()
 
     async def _fetch_or_fall_back(
         self,
@@ -320,7 +333,7 @@ class Fetcher:
                 retained_until=retained_until,
                 tags=inquiry.verdict.tags,
                 about=about,
-                seen=flight.seen,
+                seen=flight.seen or 0,
             )
             entries.append(entry)
         return entries

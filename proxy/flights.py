@@ -54,8 +54,8 @@ class Flight:
     def __init__(
         self, *, may_share: bool, finish_alone_s: float, max_backlog: int, backlogs: Backlogs
     ) -> None:
-        self.began = time.monotonic()
-        self.seen = 0  # the last purge that was known then
+        self.since = time.monotonic()  # nothing that it brings is older, as far as can be told
+        self.seen: int | None = None  # the last purge known when it was looked up; None: not yet
         self.head: Head | None = None  # the provider's, once it answers
         self.found: Sequence[Entry] | None = None  # or what the cache had
         self.freshness = Freshness.FRESH

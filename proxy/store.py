@@ -146,14 +146,20 @@ class Store:
         """The number of the last purge that is known."""
         return self._cache.seen
 
-    def purged(self, seen: int, began: float, entries: Callable[[], Iterable[Entry]]) -> bool:
-        """Were these entries purged since `began`, when `seen` was the last purge known?
+    def purged(
+        self, seen: int | None, since: float, entries: Callable[[], Iterable[Entry]]
+    ) -> bool:
+        """Were these entries, whose making began at `since`, purged after `seen` was the last purge
+        known? `None`: they are still looked for; a lookup finds nothing that was purged before it
+        ends.
 
         True also where that cannot be told. Seconds of `time.monotonic`.
         """
-        if not self._cache.up_to_date(began):
+        if not self._cache.up_to_date(since):
             return True
-        return self._cache.seen > seen and any(map(self._cache.covered, entries()))
+        if seen is None or self._cache.seen <= seen:
+            return False
+        return any(map(self._cache.covered, entries()))
 
     async def keep_up(self) -> None:
         """Learn of the latest purges, while answers are fetched that others may join."""
@@ -195,15 +201,21 @@ class Store:
 
     async def _save(self, entries: Sequence[Entry], replacing: bool) -> bool:
         async def put() -> bool:
-            await (self._cache.replace_many if replacing else self._cache.put_many)(entries)
-            return True
+            if replacing:
+                await self._cache.replace_many(entries)
+                return True
+            await self._cache.put_many(entries)
+            return not any(map(self._cache.covered, entries))
 
         return bool(await self._guarded(put, self._writing, self._save_timeout_s, "save"))
 
     async def claim(self, name: str, holder: str, seconds: float) -> bool | None:
         """Take a lease or extend it: `False` if another holds it, `None` if nobody can tell."""
         cache = self._cache
-        if not isinstance(cache, SharedCache | TieredCache) or not self._writing.allows():
+        if not isinstance(cache, SharedCache | TieredCache):
+            return None
+        # Who has just waited in vain for a lookup must not wait for this as well.
+        if self._reading.reason or not self._writing.allows():
             return None
         return await self._guarded(
             lambda: cache.claim(name, holder, seconds),

@@ -1,0 +1,100 @@
+"""What one process knows of the purge log, and which entries it covers."""
+
+from __future__ import annotations
+
+from itertools import islice, takewhile
+
+from cache_backends.base import Entry
+from cache_backends.shared import Purge, PurgeLog
+
+
+class KnownPurges:
+    """The rows that were read and are not forgotten.
+
+    `head` is the last number of the log of `store`: what is read next begins there. `seen` is the
+    greatest number ever read, also in a log that was lost meanwhile; all up to it are known.
+    `forgotten` is the last one that is known no more: whether an entry whose making began before
+    it was purged cannot be told.
+    """
+
+    def __init__(self) -> None:
+        self.store: str | None = None
+        self.head = 0
+        self.seen = 0
+        self.forgotten = 0
+        self._rows: dict[int, Purge] = {}  # in order of their numbers, as are these:
+        self._broad: list[Purge] = []
+        self._named: dict[str, list[Purge]] = {}  # those that name ids, by each of them
+
+    def follows(self, read: PurgeLog, after: int) -> bool:
+        """Does it lead on from what is known? It was read with numbers above `after`."""
+        if read.store != self.store or read.head < after:
+            return False
+        last = self.head
+        for purge in self._news(read):
+            if purge.previous != last:
+                return False
+            last = purge.number
+        return read.head <= last
+
+    def add(self, read: PurgeLog) -> list[Purge]:
+        """Learn what `follows`; give the rows that are new."""
+        news = self._news(read)
+        for purge in news:
+            self._note(purge)
+        self.head = max(self.head, read.head)
+        self.seen = max(self.seen, read.head)
+        return news
+
+    def begin_anew(self, read: PurgeLog) -> None:
+        """Learn a whole log that does not follow. What was known before still holds."""
+        rows = self._rows | {purge.number: purge for purge in read.purges}
+        self._rows, self._broad, self._named = {}, [], {}
+        for number in sorted(rows):
+            self._note(rows[number])
+        self.store, self.head = read.store, read.head
+        self.seen = max(self.seen, read.head)
+        if read.purges:
+            self.forgotten = max(self.forgotten, read.purges[0].previous)
+
+    def covers(self, entry: Entry, *, below: int | None = None) -> bool:
+        """Is there a purge of this entry (with a number below that) that its maker did not see?"""
+        if entry.seen >= self.seen:
+            return False
+        return any(
+            (below is None or purge.number < below) and purge.filter.covers(entry)
+            for purges in (self._named.get(entry.key.id, []), self._broad)
+            for purge in takewhile(lambda each: each.number > entry.seen, reversed(purges))
+        )
+
+    def old(self, since: float, most: int) -> list[Purge]:
+        """The first rows, if they are older; never the last of the log."""
+        rows = self._rows.values()
+        old = takewhile(lambda each: each.at < since and each.number < self.head, rows)
+        return list(islice(old, most))
+
+    def forget(self, number: int) -> None:
+        """Know this row, and all before it, no more."""
+        self.forgotten = max(self.forgotten, number)
+        while self._rows and (first := next(iter(self._rows))) <= number:
+            self._drop(self._rows.pop(first))
+
+    def _news(self, read: PurgeLog) -> list[Purge]:
+        return [purge for purge in read.purges if purge.number > self.head]
+
+    def _note(self, purge: Purge) -> None:
+        if purge.number in self._rows:
+            return
+        self._rows[purge.number] = purge
+        if purge.filter.ids is None:
+            self._broad.append(purge)
+        for name in dict.fromkeys(purge.filter.ids or ()):
+            self._named.setdefault(name, []).append(purge)
+
+    def _drop(self, first: Purge) -> None:
+        if first.filter.ids is None:
+            del self._broad[0]
+        for name in dict.fromkeys(first.filter.ids or ()):
+            del self._named[name][0]
+            if not self._named[name]:
+                del self._named[name]
