@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -88,7 +87,7 @@ class RedisCache(SharedCache):
         self._agreements = Agreements(self._connections, self._names)
         self._thread = LoopThread(f"sync calls of {self!r}")
         # Connections close also when the cache was dropped without being closed.
-        weakref.finalize(self, _drop, self._connections, self._thread)
+        weakref.finalize(self, _drop, self._connections, self._thread).atexit = False
 
     def __repr__(self) -> str:
         return f"<RedisCache {self._place.shown} {self._prefix}>"
@@ -150,7 +149,7 @@ class RedisCache(SharedCache):
 
     async def aclose(self) -> None:
         await self._connections.aclose()
-        await asyncio.to_thread(self.close)
+        await self._thread.aclose()
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         return self._thread.call(self.alookup(prompt, llm_string))
@@ -205,8 +204,9 @@ class RedisCache(SharedCache):
         return ("SET", key, value, "PX", left) if left > 0 else ("UNLINK", key)
 
 
-def _drop(connections: Connections, thread: LoopThread) -> None:  # noqa: ARG001 - outlives this
+def _drop(connections: Connections, thread: LoopThread) -> None:
     connections.close_soon()
+    thread.close()
 
 
 def _portions(packed: Sequence[Packed]) -> Iterator[list[Packed]]:
