@@ -25,6 +25,7 @@ from cache_backends.base import (
     ChatGeneration,
     Entry,
     Generation,
+    Key,
     Unsupported,
     require_generations,
 )
@@ -32,6 +33,9 @@ from cache_backends.codec import CodecError
 from cache_backends.plain import PlainCache
 
 log = logging.getLogger(__name__)
+
+# The caches on SQL look for a row, then insert it: of two who store one answer at once, one fails.
+MAX_TRIES = 5
 
 
 class LangChainCache(PlainCache):
@@ -64,6 +68,28 @@ class LangChainCache(PlainCache):
         self._require_leave()
         await super().aclear(**kwargs)
 
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        for _ in range(MAX_TRIES - 1):
+            try:
+                super().update(prompt, llm_string, return_val)
+            except Exception as exc:
+                if not _lost_race(exc):
+                    raise
+            else:
+                return
+        super().update(prompt, llm_string, return_val)
+
+    async def _put(self, key: Key, sealed: list[Any]) -> None:
+        for _ in range(MAX_TRIES - 1):
+            try:
+                await super()._put(key, sealed)
+            except Exception as exc:
+                if not _lost_race(exc):
+                    raise
+            else:
+                return
+        await super()._put(key, sealed)
+
     def _require_leave(self) -> None:
         if not self._allow_clear:
             raise Unsupported(
@@ -79,6 +105,11 @@ class LangChainCache(PlainCache):
         if getattr(type(self._cache), f"a{name}", None) is inherited:
             return None  # it would run the sync one in threads that others need
         return super()._native(name)
+
+
+def _lost_race(exc: Exception) -> bool:
+    # By its name: SQLAlchemy and each driver have a class of their own.
+    return type(exc).__name__ == "IntegrityError"
 
 
 def _carrier(sealed: Generation) -> lc.Generation:

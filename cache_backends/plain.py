@@ -17,7 +17,6 @@ from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from math import isfinite
-from operator import itemgetter
 from secrets import token_hex
 from typing import Any, NamedTuple
 
@@ -184,7 +183,8 @@ class _Seal(NamedTuple):
 def seal(entry: Entry) -> list[Generation]:
     """Return the entry's generations, each with its seal."""
     require_generations(entry.generations)
-    nonce, count = token_hex(8), len(entry.generations)
+    # Greater than that of every earlier write.
+    nonce, count = f"{time.time_ns():016x}{token_hex(4)}", len(entry.generations)
     times = (entry.stored_at, entry.expires_at, entry.retained_until)
     sealed = []
     for index, generation in enumerate(entry.generations):
@@ -217,16 +217,21 @@ def unseal(key: Key, found: object) -> Entry | None:
 
 
 def latest_write(found: object) -> list[object]:
-    """What was stored last, in its order: without rows of older answers that a store left."""
-    seals = []
+    """Of what a store gives back, what is whole and was stored last, in its order.
+
+    Some leave rows of a longer, older answer behind a shorter one.
+    """
+    writes: dict[str, dict[int, object]] = {}
+    whole = [""]
     for each in found if isinstance(found, (list, tuple)) else ():
         with suppress(CodecError):
-            seals.append((_read(each), each))
-    if not seals:
-        return []
-    last = max(seals, key=lambda pair: pair[0].times[0])[0]
-    rows = [(seal.place, each) for seal, each in seals if seal.nonce == last.nonce]
-    return [each for _, each in sorted(rows, key=itemgetter(0))]
+            seal = _read(each)
+            rows = writes.setdefault(seal.nonce, {})
+            rows[seal.place] = each
+            if rows.keys() == set(range(seal.of)):
+                whole.append(seal.nonce)
+    rows = writes.get(max(whole), {})
+    return [rows[place] for place in sorted(rows)]
 
 
 def _read(generation: object) -> _Seal:
