@@ -9,6 +9,7 @@
     |- UnknownPath 404            no provider there, or not its base URL
     |- HeadTooLarge 431           a request head above the limit
     |- NotSupported 501           WebSocket and the like
+    |  `- PlainHttpOnly 426        WebSocket where the same is to be had by HTTP
     |- UpstreamFailure 502        the provider could not be reached, or broke off
     |  `- UpstreamTimeout 504     the provider did not answer in time
     |- Overloaded 503             too many misses in flight, or draining
@@ -71,6 +72,11 @@ class HeadTooLarge(ProxyError):
 class NotSupported(ProxyError):
     status = 501
     code = "not_supported"
+
+
+class PlainHttpOnly(NotSupported):
+    # Clients of OpenAI's that try a WebSocket first go over to HTTP at once on this status only.
+    status = 426
 
 
 class UpstreamFailure(ProxyError):

@@ -113,7 +113,9 @@ class Policy:
         control = call.control if self._honour_client_control else _NOTHING_ASKED
         verdict = _heed(verdict, control, partition, self._max_ttl)
         if ask.bounds is not UNBOUNDED:
-            verdict = _heed_bounds(verdict, ask.bounds, self.scope)
+            # With a key of the operator's there is one account, whoever asks.
+            shared = self.scope is Scope.SHARED and call.provider.api_key is None
+            verdict = _heed_bounds(verdict, ask.bounds, shared)
         if verdict.keep.max_temperature is None or not ask.sampled:
             return verdict
         return _heed_temperature(verdict, ask, verdict.keep.max_temperature)
@@ -198,8 +200,8 @@ def _bounded_ttl(
 
 
 @lru_cache(maxsize=4096)
-def _heed_bounds(verdict: Verdict, bounds: Bounds, scope: Scope) -> Verdict:
-    refusal = bounds.uncached or (bounds.account if scope is Scope.SHARED else "")
+def _heed_bounds(verdict: Verdict, bounds: Bounds, shared: bool) -> Verdict:
+    refusal = bounds.uncached or (bounds.account if shared else "")
     if refusal:
         reason = verdict.reason if not verdict.may_write else refusal
         return replace(verdict, may_read=False, may_write=False, reason=reason)

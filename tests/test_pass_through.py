@@ -316,11 +316,17 @@ async def test_a_body_above_the_limit_goes_past_the_cache(
     assert await live.stored() == 0
 
 
-@pytest.mark.parametrize("path", ["/v1/realtime?model=x", "/v1/responses", "/openai/v1/realtime"])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/v1/realtime?model=x", 501), ("/openai/v1/realtime", 501), ("/v1/responses", 426)],
+)
 async def test_websockets_are_refused(
-    proxy: StartProxy, provider: FakeProvider, connect: Connect, path: str
+    proxy: StartProxy, provider: FakeProvider, connect: Connect, path: str, status: int
 ) -> None:
-    """With the status, shape and words of an error that tells the way out, and no call."""
+    """With the status, shape and words of an error that tells the way out, and no call.
+
+    On 426, and on nothing else at once, a client that can do with HTTP goes over to it.
+    """
     live = await proxy()
     raw = await connect(live.origin)
     upgrade = {
@@ -331,7 +337,7 @@ async def test_websockets_are_refused(
         "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
     }
     await raw.send(f"GET {path} HTTP/1.1\r\n", upgrade)
-    assert await raw.head() == 501
+    assert await raw.head() == status
     error = orjson.loads((await raw.rest()).body)["error"]
     assert error["type"] == "llm_cache_proxy_error"
     assert "WebSocket" in error["message"]

@@ -16,7 +16,7 @@ from proxy.access import Access
 from proxy.control import read_control
 from proxy.dialects.base import Dialect
 from proxy.engine import Engine
-from proxy.errors import NotSupported, ProxyError
+from proxy.errors import NotSupported, PlainHttpOnly, ProxyError
 from proxy.inquiry import Inquiry
 from proxy.memo import Memo, RequestBytes, bytes_of
 from proxy.models import Call, Event, Headers, Outcome, Passing, Reply
@@ -106,7 +106,7 @@ class LLMRoute:
         exchange.provider, exchange.client = route.provider.name, client or ""
         if dialect is None or scope["method"] not in ASKING_METHODS:
             if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers):
-                raise NotSupported(_WEBSOCKETS)
+                raise (PlainHttpOnly if dialect else NotSupported)(_WEBSOCKETS)
             reason = f"{scope['method']} is not cached" if dialect else "path not cached"
             await self._pass_on(scope, exchange, route, client, reason, "method")
             return
@@ -174,6 +174,8 @@ class LLMRoute:
         headers = [(b"content-type", b"application/json")]
         if not error.retry_helps:
             headers.append((b"x-should-retry", b"false"))
+        if isinstance(error, PlainHttpOnly):  # RFC 9110, section 15.5.22
+            headers.append((b"upgrade", b"HTTP/1.1"))
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after))
         event = exchange.event(scope["path"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -286,6 +287,14 @@ def test_what_belongs_to_an_account_is_not_shared(scope: Scope, cached: bool) ->
     verdict = Policy(scope=scope).judge(make_call(), ask, "p")
     assert verdict.may_read is verdict.may_write is cached
     assert verdict.reason == ("" if cached else "store is not false")
+
+
+def test_the_operators_account_is_shared_by_all() -> None:
+    """Where the proxy holds the key, there is no other account that an answer could lead into."""
+    call = make_call()
+    call = replace(call, provider=replace(call.provider, api_key="key"))
+    ask = make_ask(bounds=Bounds(account="store is not false"))
+    assert Policy(scope=Scope.SHARED).judge(call, ask, "shared").may_read
 
 
 @pytest.mark.parametrize(
