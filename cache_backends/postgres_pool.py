@@ -195,8 +195,8 @@ class Pool:
             session = await self._connect()
         except BaseException as exc:
             self._opening -= 1
-            if not self._open:
-                # None is open that could serve them.
+            if not self._open and not self._opening:
+                # None is there that could serve them.
                 self._fail_all(exc if isinstance(exc, Exception) else CacheError(CLOSED))
             if not isinstance(exc, Exception):
                 raise

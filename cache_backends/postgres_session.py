@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg  # type: ignore[import-untyped]  # it comes without types
 
 from cache_backends.base import CacheError
+from cache_backends.postgres_framing import Framing
 
 logger = logging.getLogger("cache_backends.postgres")
 
@@ -52,6 +53,7 @@ class Database:
         connection = await asyncpg.connect(
             self._url, timeout=CONNECT_S, statement_cache_size=0, command_timeout=None
         )
+        Framing.put_before(connection)
         return Session(self, connection)
 
     def fault(self, exc: Exception) -> CacheError:
