@@ -113,7 +113,9 @@ class Cache(Section):
     url: str = Field(default_factory=_default_cache_url)
     """sqlite:///FILE (four slashes: absolute), redis://, postgresql://, memory://, null://,
     langchain:module:Class or module:Class. Default: a SQLite file in your data directory."""
-    options: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(
+        default_factory=dict, repr=False
+    )
     """What else the cache is told, such as { prefix = "llm:" } for Redis; also as a table,
     [cache.options]. For langchain:module:Class these are the arguments of the class."""
     ttl: Lifetime | None = None

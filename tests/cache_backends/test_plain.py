@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from cache_backends import (
     Key,
     PlainCache,
 )
-from cache_backends.plain import SEAL, seal, unseal
+from cache_backends.plain import SEAL, latest_write, seal, unseal
 from tests.cache_backends.conformance import CHAT, EntryConformance, entry_of
 from tests.fakes.clock import FakeClock
 
@@ -143,6 +144,57 @@ def test_an_unchanged_seal_holds() -> None:
 def test_what_a_store_mixed_up_is_a_miss(name: str) -> None:
     """Stale, lost, reordered, foreign or mangled: never an answer."""
     assert unseal(ENTRY.key, BROKEN[name]) is None
+
+
+ORDERS = {
+    "as it was": SEALED,
+    "another order": SEALED[::-1],
+    "the end of an older write": SEALED + OTHER[1:],
+    "the beginning of an older write": OTHER[:2] + SEALED,
+    "what others stored": [Generation("x"), *SEALED, None],
+    "twice": SEALED + SEALED,
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_what_a_store_left_behind_is_put_right(name: str) -> None:
+    """The write that is whole and was the last is found among what else there is."""
+    assert unseal(ENTRY.key, latest_write(ORDERS[name])) == ENTRY
+
+
+@pytest.mark.parametrize("found", [None, [], 5, SEALED[1:], [Generation("a")], "text"])
+def test_nothing_whole_is_nothing(found: object) -> None:
+    """What was lost is not made up for."""
+    assert latest_write(found) == []
+    assert unseal(ENTRY.key, latest_write(found)) is None
+
+
+def test_of_two_whole_writes_the_last_counts() -> None:
+    """Also where the store gives the older one first, or the times are equal."""
+    older, newer = seal(ENTRY), seal(replace(ENTRY, generations=[Generation("new")]))
+    for found in (older + newer, newer + older):
+        entry = unseal(ENTRY.key, latest_write(found))
+        assert entry is not None
+        assert entry.generations == [Generation("new")]
+
+
+async def test_threads_that_hang_are_its_own() -> None:
+    """The loop's own threads look up host names: a store that hangs must not hold them."""
+    release = threading.Event()
+
+    class Hanging(SyncOnly):
+        def lookup(self, question: str, model: str) -> Any:
+            release.wait(10)
+
+    cache = PlainCache(Hanging())
+    asked = [asyncio.create_task(cache.get(Key.of("a", str(n)))) for n in range(64)]
+    try:
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(lambda: 1) == 1
+    finally:
+        release.set()
+        await asyncio.gather(*asked)
+        await cache.aclose()
 
 
 async def test_a_cache_that_answers_similar_questions_does_not_fool_it() -> None:

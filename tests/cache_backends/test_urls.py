@@ -19,6 +19,7 @@ from cache_backends import (
     SQLiteCache,
     open_cache,
 )
+from cache_backends.base import Unsupported
 from tests.fakes.clock import FakeClock
 
 
@@ -88,6 +89,57 @@ def test_a_class_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = open_cache("cache_backends.memory:InMemoryCache?maxsize=1")
     assert isinstance(plain, PlainCache)
     assert isinstance(plain._cache, InMemoryCache)
+
+
+def make(database_path: str, **said: object) -> object:
+    """What a user writes whose cache needs an object."""
+    from langchain_community.cache import SQLAlchemyCache
+    from sqlalchemy import create_engine
+
+    if said:
+        raise LookupError(f"a password: {said}")
+    return SQLAlchemyCache(create_engine(f"sqlite:///{database_path}"))
+
+
+@pytest.mark.parametrize("named", ["langchain_community.cache:SQLiteCache", "own_cache:make"])
+async def test_a_cache_of_langchains(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class, or a function that makes one; told by options, by the query, or by both."""
+    from cache_backends.langchain import LangChainCache
+
+    monkeypatch.setitem(sys.modules, "own_cache", sys.modules[__name__])
+    path = f"{tmp_path}/theirs.db"
+    url = f"langchain:{named}"
+    by_options = open_cache(url, database_path=path, allow_clear=True, clock=FakeClock())
+    by_query = open_cache(f"{url}?database_path={path}")
+    assert isinstance(by_options, LangChainCache)
+    await by_options.aclear()
+    with pytest.raises(Unsupported):
+        await by_query.aclear()
+    for cache in (by_options, by_query):
+        cache._cache.engine.dispose()  # type: ignore[attr-defined]  # it is one of theirs
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "said"),
+    [
+        ("langchain:cache.db", {}, "expected memory://"),
+        ("langchain:no_such_module:Class", {}, "cannot import 'no_such_module'"),
+        ("langchain:langchain_community.cache:SQLAlchemyCache", {}, "with nothing: .*'engine'"),
+        ("langchain:langchain_core.caches:InMemoryCache", {"max_bytes": 5}, "with max_bytes: "),
+        ("langchain:builtins:object", {}, "object is no cache: it has neither lookup"),
+        ("langchain:own_cache:make", {"database_path": "a", "x": "secret"}, "x: LookupError; a fu"),
+    ],
+)
+def test_a_cache_of_langchains_that_cannot_be_made(
+    url: str, options: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names what was told, not what it said, and the way out."""
+    monkeypatch.setitem(sys.modules, "own_cache", sys.modules[__name__])
+    with pytest.raises(ValueError, match=said) as raised:
+        open_cache(url, **options)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,8 @@ def test_banner() -> None:
         ("memory://", "memory://"),
         ("postgresql://u:p@h/d?password=p", "postgresql://h/d"),
         ("my.module:Class", "my.module:Class"),
+        ("langchain:my.module:make?url=redis://:secret@host", "langchain:my.module:make"),
+        ("redis://me:a?b@host:1/0?ssl_ca_certs=c", "redis://host:1/0"),
     ],
 )
 def test_cache_place(url: str, place: str) -> None:

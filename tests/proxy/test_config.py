@@ -83,6 +83,21 @@ def test_lists_and_tables_in_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     assert settings.providers["mine"].base_url == "http://mine.test/v1"
 
 
+def test_what_a_cache_is_told(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of the file, or JSON in the environment; never shown, as a password may be in it."""
+    config.write_text('[cache.options]\nprefix = "llm:"\nttl = 60\n')
+    cache = load_settings(config).cache
+    assert cache.told == {"max_bytes": None, "prefix": "llm:", "ttl": 60}
+    assert "llm:" not in repr(cache)
+    monkeypatch.setenv("LLM_CACHE_PROXY_CACHE__OPTIONS", '{"max_bytes": 5}')
+    assert load_settings(config).cache.told == {"max_bytes": 5}
+    monkeypatch.setenv("LLM_CACHE_PROXY_CACHE__OPTIONS", "secret")
+    with pytest.raises(ConfigError) as raised:
+        load_settings(config)
+    assert str(raised.value).startswith("LLM_CACHE_PROXY_CACHE__OPTIONS: cache.options: ")
+    assert "secret" not in str(raised.value)
+
+
 def test_empty_variables_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that is set to nothing, as compose files do, is as if unset."""
     monkeypatch.setenv("LLM_CACHE_PROXY_SERVER__PORT", "")

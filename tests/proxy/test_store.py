@@ -234,3 +234,21 @@ async def test_an_answer_that_cannot_be_written_says_nothing_of_the_cache() -> N
         assert await store.save([odd], patience_s=1.0) is False
     assert store.degraded == ""
     assert await store.save([ENTRY], patience_s=1.0) is True
+
+
+@pytest.mark.parametrize("secret", [None, b"secret"])
+async def test_a_plain_cache_is_tried_out_once(
+    secret: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it does not give back is said when the proxy starts, and not again."""
+
+    class Forgetful(DictCache):
+        def lookup(self, prompt: str, llm_string: str) -> None:
+            return None
+
+    store = Store(PlainCache(Forgetful()), scope_secret=secret)
+    for _ in range(3):
+        await store.start()
+    assert len(caplog.records) == 1
+    assert "Forgetful keeps nothing that could be used" in caplog.text
+    await store.aclose()
