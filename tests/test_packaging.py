@@ -30,8 +30,8 @@ PACKAGES = ("proxy", "cache_backends")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # The extras whose drivers the command and the image have; LangChain is of use to who has it anyway.
 STORES = ["postgres", "redis"]
-# Brought by what is declared.
-NOT_DECLARED = {"pydantic-core"}
+# Brought by what is declared; and by who imports an old cache, in the version that has filled it.
+NOT_DECLARED = {"pydantic-core", "langchain-openai"}
 
 
 def pins(name: str) -> dict[str, str]:
