@@ -22,7 +22,7 @@ from cache_backends.shared import EVERYTHING, Filter, Page, PurgeLog, SharedCach
 
 # What is sent at once.
 PIPELINE_ENTRIES = 100
-PIPELINE_BYTES = 4 * 2**20
+PIPELINE_BYTES = 2**20
 # Greater than any number of a purge.
 NEVER_SEEN = 2**62
 
@@ -47,13 +47,14 @@ class RedisCache(SharedCache):
     facts too, needs its persistence.
 
     `CacheError` when the server cannot be reached, does not answer within `timeout` seconds, or
-    refuses (out of memory, a replica). Nothing is tried twice. Each event loop uses at most
-    `max_connections` connections (to each node).
+    refuses (out of memory, a replica). Nothing is tried twice, but that a connection which died
+    while idle is made anew. Each event loop uses at most `max_connections` (to each node).
 
     A user of the server needs, on keys under the prefix: GET, GETRANGE, SET, UNLINK, EXISTS, DEL,
-    SCAN, EVAL, TIME, HGET, HMGET, HSET, HSETNX, HDEL, HINCRBY, HSCAN, ZADD, ZREM, ZCARD, ZCOUNT,
-    ZSCORE, ZMSCORE, ZREVRANGE, ZRANGEBYSCORE, ZREVRANGEBYSCORE, ZREMRANGEBYSCORE; with a database
-    other than 0 also SELECT, and in a cluster CLUSTER SLOTS.
+    SCAN, MULTI, EXEC, EVAL, TIME, HGET, HMGET, HSET, HSETNX, HDEL, HINCRBY, HSCAN, ZADD, ZREM,
+    ZCARD, ZCOUNT, ZSCORE, ZMSCORE, ZSCAN, ZREVRANGE, ZRANGEBYSCORE, ZREVRANGEBYSCORE,
+    ZREMRANGEBYSCORE; with a database other than 0 also SELECT, and in a cluster ASKING and
+    CLUSTER SLOTS.
 
     `broken` counts, since the start, what was found under the name of an entry and was none.
     """
@@ -190,11 +191,12 @@ class RedisCache(SharedCache):
         # not know.
         note = self._index.note((entry, len(value)) for entry, value in packed)
         writes = [self._write(entry, value) for entry, value in packed]
-        if self._connections.clustered:
-            await self._connections.run(note)
-            await self._connections.run(*writes)
-        else:
-            await self._connections.run(note, *writes)
+        if not self._connections.clustered:
+            await self._connections.run_together(note, *writes)
+            return
+        (places,) = await self._connections.run(note)
+        await self._connections.run(*writes)
+        await self._index.settle([entry.key.id for entry, _ in packed], places)
 
     def _write(self, entry: Entry, value: bytes) -> Command:
         key = self._names.entry(entry.key.id)

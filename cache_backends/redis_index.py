@@ -33,7 +33,7 @@ from cache_backends.shared import EVERYTHING, Filter, Page
 logger = logging.getLogger(__name__)
 
 # How many rows are read at once: some milliseconds of everybody's time.
-BATCH = 200
+BATCH = 100
 # How many entries one page looks at. The rest is left to the next, which its cursor leads to.
 PAGE_LOOKS = 10_000
 # The index knows an entry before it is there. This is longer than its writer can take.
@@ -61,8 +61,21 @@ class Index:
         self._clock = clock
         self.broken = 0
         self._stored = 0
-        self._records_cursor = 0
+        self._cursors = (0, 0)
         self._scan = Scan()
+
+    async def settle(self, ids: Sequence[str], places: Sequence[Any]) -> None:
+        """Where others stored the same entries meanwhile, see what is there in the end.
+
+        It may be the entry of the one and what the other told the index.
+        """
+        (found,) = await self._connections.run(("ZMSCORE", self._names.index, *ids))
+        changed = [
+            _Row(each, _number(now))
+            for each, place, now in zip(ids, places, found, strict=True)
+            if _number(now) not in (0, _number(place))
+        ]
+        await self._note_again(changed)
 
     def note(
         self, entries: Iterable[tuple[Entry, int]], *, ended: int = 10, places: Sequence[int] = ()
@@ -96,18 +109,40 @@ class Index:
         return _page(found, None)
 
     async def remove(self, filter: Filter, before: int) -> int:
+        whole = filter.ids is not None or await self._is_whole()
         removed = 0
         async for rows in self._rows(filter, None):
             # What was stored before a purge was announced cannot have known of it.
             sure = {row.id for row in rows if filter == EVERYTHING and row.place < before * 1000}
-            labels = await self._labels([row for row in rows if row.id not in sure])
-            covered = {
-                label.entry.key.id
-                for label in labels.values()
-                if label.entry.seen < before and filter.covers(label.entry)
-            }
-            removed += await self._delete([row for row in rows if row.id in sure | covered])
-        return removed
+            covered = sure | await self._covered(rows, sure, filter, before)
+            removed += await self._delete([row for row in rows if row.id in covered])
+        return removed if whole else removed + await self._remove_by_scan(filter, before)
+
+    async def _covered(
+        self, rows: Sequence[_Row], sure: set[str], filter: Filter, before: int
+    ) -> set[str]:
+        labels = await self._labels([row for row in rows if row.id not in sure])
+        return {
+            label.entry.key.id
+            for label in labels.values()
+            if label.entry.seen < before and filter.covers(label.entry)
+        }
+
+    async def _remove_by_scan(self, filter: Filter, before: int) -> int:
+        """Part of the index was evicted: what is to go is looked for among all keys."""
+        removed, at = 0, Scan()
+        while True:
+            keys, at = await self._connections.scan(at, self._names.entries, BATCH)
+            rows = [_Row(each, 0) for each in map(self._names.id, keys) if is_id(each)]
+            covered = await self._covered(rows, set(), filter, before)
+            removed += await self._delete([row for row in rows if row.id in covered])
+            if at == Scan():
+                return removed
+
+    async def _is_whole(self) -> bool:
+        known = ("HGET", self._names.records, "entries")
+        placed, held = await self._connections.run(("ZCARD", self._names.index), known)
+        return _number(placed) == _number(held)
 
     async def delete(self, id: str) -> bool:
         if not is_id(id):
@@ -139,7 +174,7 @@ class Index:
             ("ZCOUNT", names.ends, "-inf", self._clock()),
         )
         held, size, ended = map(_number, await self._connections.run(*counting))
-        for _ in range(ended // ENDED_AT_ONCE + 1 if ended else 0):
+        for _ in range(-(-ended // ENDED_AT_ONCE)):
             with suppress(CacheError):
                 await self._connections.run(self.note((), ended=ENDED_AT_ONCE))
                 held, size, ended = map(_number, await self._connections.run(*counting))
@@ -181,12 +216,19 @@ class Index:
             rows += map(_Row, some, map(_number, places))
         return sorted(rows, key=lambda row: row.place, reverse=True)
 
-    async def _smallest(self, named: Sequence[str]) -> str:
-        keys = [self._names.group(group) for group in named]
-        if len(keys) < 2:
-            return keys[0] if keys else self._names.index
-        sizes = await self._connections.run(*(("ZCARD", key) for key in keys))
-        return min(zip(map(_number, sizes), keys, strict=True))[1]
+    async def _smallest(self, groups: Sequence[str]) -> str:
+        """The key with the fewest rows that has all of these groups' entries."""
+        names = self._names
+        if not groups or not await self._is_whole():
+            return names.index
+        sizes = await self._connections.run(*(("ZCARD", names.group(each)) for each in groups))
+        (counts,) = await self._connections.run(("HMGET", names.records, *groups))
+        whole = [
+            (_number(size), names.group(each))
+            for each, size, count in zip(groups, sizes, counts, strict=True)
+            if _number(size) == _number(count)
+        ]
+        return min(whole)[1] if whole else names.index
 
     async def _labels(self, rows: Sequence[_Row]) -> dict[str, Label]:
         """Read what the entries are about; those that are gone are taken out."""
@@ -234,14 +276,16 @@ class Index:
             )
 
     async def _sweep(self) -> None:
-        """Look at some of the records, and at some of all keys, for what one has and not both."""
+        """Look at some of what the index names, and at some of all keys, for what only one has."""
         names = self._names
-        (reply,) = await self._connections.run(
-            ("HSCAN", names.records, self._records_cursor, "COUNT", BATCH)
+        placed, recorded = self._cursors
+        known = await self._connections.run(
+            ("ZSCAN", names.index, placed, "COUNT", BATCH),
+            ("HSCAN", names.records, recorded, "COUNT", BATCH),
         )
-        self._records_cursor = int(reply[0])
-        known = (field.decode(errors="replace") for field in reply[1][::2])
-        await self._drop_gone(list(filter(is_id, known)))
+        self._cursors = (int(known[0][0]), int(known[1][0]))
+        named = {each.decode(errors="replace") for _, pairs in known for each in pairs[::2]}
+        await self._drop_gone(list(filter(is_id, named)))
         keys, self._scan = await self._connections.scan(self._scan, names.entries, BATCH)
         await self._note_unknown(list(filter(is_id, map(names.id, keys))))
 
@@ -266,6 +310,9 @@ class Index:
             for each, place, record in zip(ids, places, records, strict=True)
             if place is None or record is None or each in unknown
         ]
+        await self._note_again(rows)
+
+    async def _note_again(self, rows: Sequence[_Row]) -> None:
         labels = await self._labels(rows)
         there = [row for row in rows if row.id in labels]
         if there:

@@ -5,7 +5,9 @@ which forgot them needs no second try.
 
 The index has, for each entry, its place in the order of storing (microseconds, each greater than
 the one before) in `index` and in every group it belongs to, its end in `ends`, and in `records` its
-size and groups, so that it can be taken out of all of these. The field `bytes` there is the sum.
+size and groups, so that it can be taken out of all of these. There too are the sum of all sizes
+(`bytes`), how many entries there are (`entries`) and how many in each group, by which is seen
+whether a key was evicted.
 """
 
 from __future__ import annotations
@@ -16,18 +18,24 @@ local function drop(id)
     local record = redis.call('HGET', records, id)
     local size, groups = string.match(record or '', '^(%d+) ?(.*)$')
     -- First what a server without memory refuses: then nothing is done by halves.
-    if size then redis.call('HINCRBY', records, 'bytes', -size) end
-    redis.call('HDEL', records, id)
+    if size then
+        redis.call('HINCRBY', records, 'bytes', -size)
+        redis.call('HINCRBY', records, 'entries', -1)
+        redis.call('HDEL', records, id)
+    end
     redis.call('ZREM', index, id)
     redis.call('ZREM', ends, id)
     for group in string.gmatch(groups or '', '%S+') do
         redis.call('ZREM', book .. group, id)
+        if redis.call('HINCRBY', records, group, -1) <= 0 then
+            redis.call('HDEL', records, group)
+        end
     end
 end
 """
 
 # ARGV: book, now, how many that ended to take out; then id, size, end or '', groups, place or ''
-# of each entry. Two entries at the same place could not be told apart by a listing.
+# of each entry. Two entries at the same place could not be told apart by a listing. Returns places.
 NOTE = (
     _INDEX
     + """
@@ -38,6 +46,7 @@ local function free(place)
     end
     return place
 end
+local places = {}
 local time = redis.call('TIME')
 local last = redis.call('ZREVRANGE', index, 0, 0, 'WITHSCORES')[2]
 local next = math.max(time[1] * 1000000 + time[2], (tonumber(last) or 0) + 1)
@@ -53,12 +62,18 @@ for at = 4, #ARGV, 5 do
     redis.call('ZADD', index, place, id)
     redis.call('HSET', records, id, size .. ' ' .. groups)
     redis.call('HINCRBY', records, 'bytes', size)
+    redis.call('HINCRBY', records, 'entries', 1)
     if ending ~= '' then redis.call('ZADD', ends, ending, id) end
-    for group in string.gmatch(groups, '%S+') do redis.call('ZADD', book .. group, place, id) end
+    for group in string.gmatch(groups, '%S+') do
+        redis.call('ZADD', book .. group, place, id)
+        redis.call('HINCRBY', records, group, 1)
+    end
+    places[#places + 1] = place
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
     drop(id)
 end
+return places
 """
 )
 

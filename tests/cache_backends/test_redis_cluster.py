@@ -65,6 +65,25 @@ async def test_entries_are_spread_over_the_nodes(shared: RedisCache, fresh_name:
     assert await shared.remove(Filter(tag="eval"), before=NOBODY_KNEW_A_LATER_ONE) == len(ENTRIES)
 
 
+async def test_who_stores_the_same_at_once_leaves_an_index_that_fits(
+    shared: RedisCache, fresh_name: str, redis_cluster_url: str
+) -> None:
+    """Entry and index are at two nodes: the one may take them in another order than the other."""
+    other = RedisCache(in_cluster(redis_cluster_url), prefix=fresh_name, timeout=5, clock=CLOCK)
+    for _ in range(20):
+        stored = [(cache, tag) for tag in "abcd" for cache in (shared, other)]
+        await asyncio.gather(
+            *(cache.put(entry_of("0", CLOCK, tags=[tag])) for cache, tag in stored)
+        )
+        found = await shared.get(KEYS[0])
+        assert found is not None
+        for tag in "abcd":
+            told = await listing(shared, Filter(tag=tag))
+            assert len(told) == (tag in found.tags)
+    assert (await other.totals()).entries == 1
+    await other.aclose()
+
+
 async def test_a_slot_that_moved_is_followed(cluster: RedisCluster, cache: RedisCache) -> None:
     """A node says who has it now; nobody hears of an error."""
     await cache.put_many(ENTRIES)

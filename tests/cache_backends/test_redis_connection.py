@@ -181,9 +181,8 @@ async def test_a_server_without_memory_takes_no_entries_but_gives_them(
     server = redis_server(maxmemory="4mb", maxmemory_policy="noeviction")
     cache = RedisCache(server.url, timeout=5, clock=CLOCK)
     await cache.put(ENTRY)
-    many = [entry_of(str(number), CLOCK, Generation("x" * 100_000)) for number in range(100)]
     with pytest.raises(CacheError, match="is out of memory"):
-        await cache.put_many(many)
+        await fill(cache)
     assert await cache.get(ENTRY.key) == ENTRY
     assert (await cache.totals()).entries > 1
     assert len((await cache.page(EVERYTHING)).entries) > 1
@@ -191,6 +190,11 @@ async def test_a_server_without_memory_takes_no_entries_but_gives_them(
     await cache.put(ENTRY)
     assert await cache.totals() == (1, (await cache.page(EVERYTHING)).entries[0].bytes)
     await cache.aclose()
+
+
+async def fill(cache: RedisCache) -> None:
+    for number in range(100):
+        await cache.put(entry_of(str(number), CLOCK, Generation("x" * 100_000)))
 
 
 async def test_a_replica_can_be_read(redis_server: StartServer) -> None:
