@@ -15,6 +15,7 @@ from cache_backends.base import (
     Key,
     NullCache,
     Totals,
+    Unsupported,
 )
 from cache_backends.memory import InMemoryCache, MemoryCache
 from cache_backends.plain import PlainCache
@@ -48,6 +49,7 @@ __all__ = [
     "Summary",
     "TieredCache",
     "Totals",
+    "Unsupported",
     "open_cache",
 ]
 

@@ -126,6 +126,8 @@ ASKED: dict[str, tuple[dict[str, Any], Any]] = {
     "history": ({}, [HumanMessage("Hi"), AIMessage("Hello", id="1"), HumanMessage("And?")]),
     "parts": ({}, [HumanMessage([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])]),
     "more": ({"extra_body": {"top_k": 3}, "model_kwargs": {"user": "me"}}, "Hi"),
+    "streamed": ({"streaming": True, "stream_usage": True}, "Tell me a joke"),
+    "log probabilities": ({"logprobs": True, "top_logprobs": 2}, "Tell me a joke"),
     "reasoning": ({"model": "o3-mini", "reasoning_effort": "low"}, [SystemMessage("s")]),
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from cache_backends import CacheError, open_cache
 from proxy import app as parts
@@ -70,8 +71,9 @@ async def _run(settings: Settings, wanted: Import, headers: Headers) -> Summary:
             headers=headers,
             client=wanted.client,
         )
+        total = count_rows(wanted.file)
         with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task(str(wanted.file), total=count_rows(wanted.file))
+            task = progress.add_task(str(wanted.file), total=total)
             return await importer.run(
                 read_rows(wanted.file),
                 lambda row: progress.advance(task, len(row.responses)),
@@ -119,12 +121,10 @@ def _show(summary: Summary, settings: Settings, wanted: Import) -> None:
         table.add_row("skipped", str(count), reason)
     console = Console()
     console.print(table)
-    here = settings.server.url
-    named = (
-        "" if wanted.namespace == settings.cache.namespace else f"/~namespace={wanted.namespace}"
-    )
+    own = "" if wanted.namespace == settings.cache.namespace else f"/~namespace={wanted.namespace}"
+    base_url = f"{settings.server.url}{own}/v1"
     console.print(
-        f"\nHits for {_whom(settings, wanted)} at base_url {here}{named}/v1", highlight=False
+        Text(f"\nHits for {_whom(settings, wanted)} at base_url {base_url}"), soft_wrap=True
     )
 
 

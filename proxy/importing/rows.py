@@ -37,7 +37,7 @@ class Row:
 def count_rows(path: Path) -> int:
     """How many generations the file holds; `ConfigError` if it is no cache of LangChain's."""
     with _opened(path) as file:
-        return sum(_count(file, table) for table in _tables(file, path))
+        return sum(_count(file, table, path) for table in _tables(file, path))
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -78,8 +78,11 @@ def _tables(file: apsw.Connection, path: Path) -> list[str]:
     return found
 
 
-def _count(file: apsw.Connection, table: str) -> int:
-    ((count,),) = file.execute(f"SELECT count(*) FROM {table}")  # noqa: S608 - one of TABLES
+def _count(file: apsw.Connection, table: str, path: Path) -> int:
+    try:
+        ((count,),) = file.execute(f"SELECT count(*) FROM {table}")  # noqa: S608 - one of TABLES
+    except apsw.Error as exc:
+        raise ConfigError(f"{path}: cannot be read: {type(exc).__name__}") from exc
     return int(count)
 
 
