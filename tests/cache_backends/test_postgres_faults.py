@@ -106,17 +106,15 @@ async def test_a_server_that_hangs_costs_no_more_than_the_timeout(
 
 async def test_what_is_lost_for_ever_is_replaced(store: PostgresStore, faults: FaultProxy) -> None:
     """Ten connections that died without a word cost one timeout, not ten."""
-    cache = store.open(faults.url, timeout=0.25)
+    cache = store.open(faults.url, timeout=1.0)
     entries = [entry_of(str(number), store.clock) for number in range(30)]
     await store.open().put_many(entries)
     await back(cache.totals)
     await asyncio.gather(*(cache.get(entry.key) for entry in entries), return_exceptions=True)
     faults.lose()
-    with pytest.raises(CacheError):
+    with pytest.raises(CacheError, match="no answer in time"):
         await cache.get(entries[0].key)
-    assert await back(lambda: cache.get(entries[1].key)) == entries[1]
-    found = await back(lambda: cache.get_many([entry.key for entry in entries]))
-    assert found == entries
+    assert await cache.get(entries[1].key) == entries[1]
 
 
 async def test_a_reply_that_is_cut_anywhere_is_never_an_answer(
