@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import AbstractConnection, SSLConnection, parse_url
 
 KINDS = {
     "redis": "single",
@@ -16,6 +17,8 @@ KINDS = {
     "rediss+sentinel": "sentinel",
 }
 _PORTS = {"single": 6379, "cluster": 6379, "sentinel": 26379}
+
+SENTINEL_OPTIONS = {"sentinel_username", "sentinel_password"}
 
 Hosts = tuple[tuple[str, int], ...]
 
@@ -44,7 +47,7 @@ class Place(NamedTuple):
         service, database = _service_and_database(kind, path)
         if kind == "cluster" and database:
             raise ValueError("a cluster has only database 0")
-        options = _options(login, url)
+        options = _options(login, url, tls=scheme.startswith("rediss"))
         shown = f"{scheme}://{','.join(f'{host}:{port}' for host, port in hosts)}"
         if kind != "cluster":
             shown += f"/{service}/{database}" if service else f"/{database}"
@@ -76,10 +79,14 @@ def _service_and_database(kind: str, path: str) -> tuple[str, int]:
     return unquote(service), int(database or "0")
 
 
-def _options(login: str, url: str) -> dict[str, Any]:
+def _options(login: str, url: str, *, tls: bool) -> dict[str, Any]:
     """User, password and the query, as redis-py reads them."""
     query = url.partition("?")[2]
     options: dict[str, Any] = dict(parse_url(f"redis://{login}@host?{query}"))
     for name in ("host", "port", "db", "connection_class"):
         options.pop(name, None)
+    kinds = (AbstractConnection, SSLConnection) if tls else (AbstractConnection,)
+    known = {name for kind in kinds for name in signature(kind).parameters}
+    for name in options.keys() - known - SENTINEL_OPTIONS:
+        raise ValueError(f"a connection to Redis has no option {name!r}")
     return options

@@ -15,6 +15,8 @@ from redis import Redis
 
 from cache_backends import CacheError, Generation, redis_index
 from cache_backends.redis import RedisCache
+from cache_backends.redis_rows import Names
+from cache_backends.redis_scripts import DROP
 from cache_backends.shared import EVERYTHING, Filter
 from tests.cache_backends.conformance import entry_of
 from tests.cache_backends.shared_conformance import listing, store
@@ -177,6 +179,22 @@ async def test_what_is_on_its_way_stays_known(
     assert value
     raw.execute_command("RENAME", fresh_name + "away", fresh_name + entry.key.id)
     assert [each.id for each in await listing(cache)] == [entry.key.id]
+
+
+async def test_what_was_stored_again_stays_known(
+    cache: RedisCache, raw: Redis, fresh_name: str, clock: FakeClock
+) -> None:
+    """Whoever found the one before gone takes out that one's place, not the new one's."""
+    names = Names(fresh_name)
+    entry = entry_of("prompt", clock)
+    await cache.put(entry)
+    place = raw.zscore(names.index, entry.key.id)
+    await cache.put(entry)
+    taken_out = (names.index, names.ends, names.records, names.book, 0, entry.key.id)
+    raw.eval(DROP, 3, *taken_out, place)
+    assert len(await listing(cache)) == 1
+    raw.eval(DROP, 3, *taken_out, raw.zscore(names.index, entry.key.id))
+    assert await listing(cache) == []
 
 
 @pytest.mark.parametrize("lost", ["", "index", "records", "ends", "[0-9a-f]*"])

@@ -56,6 +56,8 @@ def test_a_url_may_hold_a_user_a_password_and_options() -> None:
         ("redis+cluster://:secret@a/1", "only database 0"),
         ("redis+sentinel://:secret@a", "name the service"),
         ("redis://:secret@host?socket_timeout=long", "socket_timeout"),
+        ("redis://:secret@host?pasword=secret", "no option 'pasword'"),
+        ("redis://:secret@host?ssl_ca_certs=/secret", "no option 'ssl_ca_certs'"),
     ],
 )
 def test_a_url_that_says_nothing_sensible_is_refused(url: str, expected: str) -> None:
