@@ -113,13 +113,11 @@ class TieredCache(EntryCache):
             await self._remember(entry)
 
     async def replace_many(self, entries: Sequence[Entry]) -> None:
-        # What others hold goes as by a purge; where two replace the same, the later one stays.
+        # What others hold goes as by a purge, of all that was stored before these.
         ids = tuple(entry.key.id for entry in entries)
-        latest = max(entry.stored_at for entry in entries)
-        number = await self._shared.announce(Filter(ids=ids, stored_before=latest))
-        await self._read()
-        kept = [entry for entry in entries if self._may_be_kept(entry, below=number)]
-        await self.put_many([replace(entry, seen=number) for entry in kept])
+        first = min(entry.stored_at for entry in entries)
+        await self._shared.announce(Filter(ids=ids, stored_before=first))
+        await self.put_many(entries)
 
     def covered(self, entry: Entry) -> bool:
         with self._lock:
@@ -196,10 +194,9 @@ class TieredCache(EntryCache):
             return None
         return entry
 
-    def _may_be_kept(self, entry: Entry, *, below: int | None = None) -> bool:
+    def _may_be_kept(self, entry: Entry) -> bool:
         with self._lock:
-            known = self._known
-            return entry.seen >= known.forgotten and not known.covers(entry, below=below)
+            return entry.seen >= self._known.forgotten and not self._known.covers(entry)
 
     async def _remember(self, entry: Entry | None) -> None:
         with self._lock:

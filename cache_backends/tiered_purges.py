@@ -57,12 +57,12 @@ class KnownPurges:
         if read.purges:
             self.forgotten = max(self.forgotten, read.purges[0].previous)
 
-    def covers(self, entry: Entry, *, below: int | None = None) -> bool:
-        """Is there a purge of this entry (with a number below that) that its maker did not see?"""
+    def covers(self, entry: Entry) -> bool:
+        """Is there a purge of this entry that its maker did not see?"""
         if entry.seen >= self.seen:
             return False
         return any(
-            (below is None or purge.number < below) and purge.filter.covers(entry)
+            purge.filter.covers(entry)
             for purges in (self._named.get(entry.key.id, []), self._broad)
             for purge in takewhile(lambda each: each.number > entry.seen, reversed(purges))
         )
@@ -83,8 +83,6 @@ class KnownPurges:
         return [purge for purge in read.purges if purge.number > self.head]
 
     def _note(self, purge: Purge) -> None:
-        if purge.number in self._rows:
-            return
         self._rows[purge.number] = purge
         if purge.filter.ids is None:
             self._broad.append(purge)

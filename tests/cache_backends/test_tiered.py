@@ -16,6 +16,7 @@ from cache_backends.base import CacheError, Entry, Generation, Key
 from cache_backends.memory import MemoryCache
 from cache_backends.shared import EVERYTHING, Filter, PurgeLog
 from cache_backends.tiered import LOG_KEPT_S, SHORTENED_ROWS, TieredCache
+from cache_backends.tiered_purges import KnownPurges
 from tests.cache_backends.conformance import CountedConformance, entry_of
 from tests.fakes.clock import FakeClock
 from tests.fakes.provider import Gate
@@ -400,6 +401,20 @@ async def test_what_was_stored_during_a_purge_is_removed_with_it(
     assert world.entries == {}
 
 
+async def test_of_several_purges_those_after_its_making_count(
+    one: Process, start: Start, clock: FakeClock, purged: Purged
+) -> None:
+    """Neither the ones before, nor does one of them hide a later one."""
+    await purged(Filter(tag="t"))
+    entry = await one.made("prompt", clock)
+    await one.cache.put(entry)
+    await purged(Filter(tag="another"))
+    assert await start().cache.get(entry.key) == entry
+    await purged(Filter(tag="t"))
+    await one.store.put(entry)
+    assert await start().cache.get(entry.key) is None
+
+
 async def test_a_narrower_purge_hides_none_before_it(
     start: Start, clock: FakeClock, purged: Purged, one: Process
 ) -> None:
@@ -557,17 +572,20 @@ async def test_the_log_of_another_store_is_read_from_its_beginning(
     assert await one.cache.get(entry.key) is None
 
 
+@pytest.mark.parametrize("factor", [3, 0.1])
 async def test_the_lease_of_another_store_is_another(
-    one: Process, clock: FakeClock, monotonic: FakeClock, world: World
+    one: Process, monotonic: FakeClock, world: World, factor: float
 ) -> None:
     """Who began that one anew may have been told another lease."""
     await one.cache.keep_up()
     world.lose_everything()
-    world.facts["memory_lease"] = str(LEASE_S * 3)
-    monotonic.advance(LEASE_S)
+    world.facts["memory_lease"] = str(LEASE_S * factor)
+    monotonic.advance(LEASE_S * 0.6)
     await one.cache.keep_up()
-    monotonic.advance(LEASE_S * 2)
+    monotonic.advance(LEASE_S * factor * 0.9)
     assert one.cache.trusted
+    monotonic.advance(LEASE_S * factor * 0.2)
+    assert not one.cache.trusted
 
 
 async def test_a_log_that_lost_its_last_row_empties_memory(
@@ -626,6 +644,28 @@ async def test_a_reading_that_is_overtaken_undoes_nothing(
     monotonic.advance(LEASE_S * 0.9)
     assert one.cache.trusted, "the later reading counts"
     assert one.cache.covered(replace(entry, seen=0))
+    await one.cache.keep_up()
+    assert one.cache.peek(entry.key) == entry
+
+
+async def test_up_to_date_is_who_is_trusted_or_began_within_a_lease(
+    one: Process, monotonic: FakeClock
+) -> None:
+    """A purge that was complete since then was announced before, or is known."""
+    await one.cache.keep_up()
+    assert one.cache.up_to_date(float("-inf"))
+    monotonic.advance(LEASE_S)
+    assert not one.cache.up_to_date(float("-inf"))
+    assert not one.cache.up_to_date(monotonic() - LEASE_S * 1.1)
+    assert one.cache.up_to_date(monotonic() - LEASE_S * 0.9)
+
+
+def test_a_log_whose_rows_do_not_reach_its_head_is_not_followed() -> None:
+    """What is missing would never be read."""
+    known = KnownPurges()
+    known.begin_anew(PurgeLog("store", 0, ()))
+    assert known.follows(PurgeLog("store", 0, ()), 0)
+    assert not known.follows(PurgeLog("store", 5, ()), 0)
 
 
 async def test_while_the_store_is_down_everything_says_so(
@@ -700,6 +740,8 @@ async def test_old_purges_are_carried_out_once_more_and_forgotten(
     monotonic.advance(LEASE_S)
     await looked_after(one)
     assert not one.cache.covered(late), "it knows them no more"
+    await one.cache.put(late)
+    assert world.entries == {}
 
 
 async def test_what_is_still_in_the_log_is_still_known(
