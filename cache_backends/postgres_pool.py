@@ -149,7 +149,7 @@ class Pool:
     async def _wait(self, deadline: float) -> Session:
         future: asyncio.Future[Session] = self._loop.create_future()
         self._waiting.append(future)
-        self._open_more()
+        self._open_one()
         try:
             async with asyncio.timeout_at(deadline):
                 return await future
@@ -175,7 +175,7 @@ class Pool:
     def _discard(self, session: Session) -> None:
         self._open.discard(session)
         _begin(session.close(), self._working)
-        self._open_more()
+        self._open_one()
 
     def _discard_unused_since(self, then: float) -> None:
         # Where one connection has died without a word, those that lay idle may have too.
@@ -184,9 +184,9 @@ class Pool:
         for session in old:
             self._discard(session)
 
-    def _open_more(self) -> None:
-        wanted = min(len(self._waiting), self._size - len(self._open)) - self._opening
-        for _ in range(0 if self._closed else wanted):
+    def _open_one(self) -> None:
+        # For everyone who waits one, as those that are being opened may never be.
+        if self._waiting and not self._closed and len(self._open) + self._opening < self._size:
             self._opening += 1
             self.in_background(self._add())
 
@@ -224,5 +224,11 @@ async def _at_the_end_of_the_loop(pool: Pool) -> AsyncGenerator[None, None]:
 def _begin(work: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]) -> asyncio.Task[T]:
     task = asyncio.get_running_loop().create_task(work)
     tasks.add(task)
-    task.add_done_callback(tasks.discard)
+
+    def end(done: asyncio.Task[T]) -> None:
+        tasks.discard(done)
+        if not done.cancelled():
+            done.exception()  # nobody may be there any more to hear of it
+
+    task.add_done_callback(end)
     return task
