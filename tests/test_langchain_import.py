@@ -18,6 +18,8 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from typer.testing import CliRunner, Result
 
+import cache_backends
+from cache_backends import Filter
 from proxy.cli import app
 from tests.fakes.clients import KEY, Clients, without_run
 from tests.fakes.live_proxy import LiveProxy, StartProxy
@@ -126,6 +128,7 @@ ASKED: dict[str, tuple[dict[str, Any], Any]] = {
     "history": ({}, [HumanMessage("Hi"), AIMessage("Hello", id="1"), HumanMessage("And?")]),
     "parts": ({}, [HumanMessage([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])]),
     "more": ({"extra_body": {"top_k": 3}, "model_kwargs": {"user": "me"}}, "Hi"),
+    "organization": ({"openai_organization": "org-1"}, "Hi"),
     "streamed": ({"streaming": True, "stream_usage": True}, "Tell me a joke"),
     "log probabilities": ({"logprobs": True, "top_logprobs": 2}, "Tell me a joke"),
     "reasoning": ({"model": "o3-mini", "reasoning_effort": "low"}, [SystemMessage("s")]),
@@ -233,7 +236,8 @@ async def test_rows_of_older_answers_are_left_out(
     change(file, "INSERT INTO full_llm_cache SELECT prompt, llm, 1, 'old' FROM full_llm_cache")
     told = counts(await imported(file, live, tmp_path))
     assert (told["imported"], told["left out"]) == (1, 1)
-    assert (await after().ainvoke("Hi")).text == original.text
+    [again] = (await after().agenerate([[HumanMessage("Hi")]])).generations
+    assert [each.text for each in again] == [original.text]
 
 
 async def test_bare_texts(
@@ -329,6 +333,24 @@ async def test_only_those_for_whom_it_was_imported_hit(
     await after(base_url=live.base_url).ainvoke("Hi")
     await after().ainvoke("Hi")
     assert clients.outcomes[1:] == ["MISS", "MISS", "HIT"]
+
+
+async def test_a_purge_of_before_leaves_it_alone(
+    before: Callable[..., Any],
+    after: Callable[..., Any],
+    clients: Clients,
+    live: LiveProxy,
+    file: Path,
+    tmp_path: Path,
+) -> None:
+    """Only what was stored before a purge is gone by it, not what is imported afterwards."""
+    await before().ainvoke("Hi")
+    store = cache_backends.SQLiteCache(tmp_path / "cache.db")
+    await store.announce(Filter())
+    await store.aclose()
+    assert counts(await imported(file, live, tmp_path))["imported"] == 1
+    await after().ainvoke("Hi")
+    assert clients.outcomes[-1] == "HIT"
 
 
 async def test_entries_for_all(

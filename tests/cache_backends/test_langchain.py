@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -187,6 +188,7 @@ NOT_KEPT = {
     "half a character": chat(AIMessage("\ud800")),
     "a huge number": LangChainGeneration(text="a", generation_info={"x": 2**70}),
     "a class of one's own": chat(Own("a")),
+    "a class of a known name": chat(type("AIMessage", (AIMessage,), {})("a")),
 }
 
 
@@ -245,6 +247,10 @@ PROVIDERS = {
     ),
     "broken calls": (
         {"role": "assistant", "content": "a", "tool_calls": [{"function": {"arguments": "{"}}]},
+        AIMessage("a"),
+    ),
+    "other parts": (
+        {"role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
         AIMessage("a"),
     ),
     "another wire's": ({"type": "message", "content": [{"type": "new"}]}, AIMessage("a")),
@@ -400,6 +406,28 @@ async def test_a_probe_hears_of_neighbours() -> None:
     cache = LangChainCache(Fuzzy(), clock=CLOCK)
     assert await cache.probe() == (True, ("finds the answers of other questions",))
     assert await cache.get(Key.of("prompt", "llm")) is None
+
+
+async def test_inherited_async_methods_are_not_used() -> None:
+    """They would run the sync ones in the loop's own threads, which look up host names."""
+    threads = []
+
+    class SyncOnly(LangChainBaseCache):
+        def lookup(self, prompt: str, llm_string: str) -> None:
+            threads.append(threading.current_thread().name)
+
+        def update(self, prompt: str, llm_string: str, return_val: Any) -> None:
+            threads.append(threading.current_thread().name)
+
+        def clear(self, **kwargs: Any) -> None:
+            threads.append(threading.current_thread().name)
+
+    cache = LangChainCache(SyncOnly(), allow_clear=True)
+    await cache.put(entry_of("prompt", CLOCK))
+    await cache.get(Key.of("prompt", "llm"))
+    await cache.aclear()
+    assert [name.partition("_")[0] for name in threads] == ["calls of SyncOnly"] * 3
+    await cache.aclose()
 
 
 async def test_rows_that_others_changed_are_misses(place: Place) -> None:

@@ -188,6 +188,7 @@ async def test_threads_that_hang_are_its_own() -> None:
 
     cache = PlainCache(Hanging())
     asked = [asyncio.create_task(cache.get(Key.of("a", str(n)))) for n in range(64)]
+    await asyncio.sleep(0)  # all have asked
     try:
         async with asyncio.timeout(5):
             assert await asyncio.to_thread(lambda: 1) == 1
