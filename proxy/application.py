@@ -20,7 +20,8 @@ from proxy.store import Store
 OPEN_S = 0.25
 # How often a cache that could not be reached at the start is tried again.
 REOPEN_S = 1.0
-# How often it is seen to that all purges are known, while there are fetches that others may join.
+# How often it is seen to that all purges are known, while there are fetches that others may join,
+# and to a cache that is skipped, when its time has come.
 KEEP_UP_S = 0.1
 
 
@@ -92,6 +93,7 @@ class Application:
             await asyncio.sleep(KEEP_UP_S)
             if self.flights:
                 await self.store.keep_up()
+            await self.store.try_again()
 
     async def aclose(self) -> None:
         """Let go of everything; what is being saved is saved first."""

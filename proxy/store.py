@@ -24,12 +24,14 @@ _T = TypeVar("_T")
 
 # Saves that may wait for the backend at a time; past it an answer is delivered and not kept.
 MAX_PENDING_SAVES = 1000
+# Looked up to see whether the backend answers.
+NOBODYS = Key.of("", "")
 
 
 class Breaker:
     """Skips a backend that keeps failing, and tries it again now and then.
 
-    Opens after five faults within ten seconds; then one caller every two seconds may try.
+    Opens after five faults within ten seconds; then one call every two seconds is let through.
     """
 
     FAULTS = 5
@@ -52,7 +54,7 @@ class Breaker:
         now = self._clock()
         if now < self._retry_at:
             return False
-        self._retry_at = now + self.RETRY_S  # this caller tries; the others go on skipping
+        self._retry_at = now + self.RETRY_S  # this call tries; the others go on skipping
         return True
 
     def failed(self, reason: str) -> None:
@@ -163,14 +165,25 @@ class Store:
 
     async def keep_up(self) -> None:
         """Learn of the latest purges, while answers are fetched that others may join."""
-        if self._reading.allows():
+        if not self._reading.open:
+            # That it went well says nothing of lookups: there may have been nothing to do.
             await self._guarded(
-                self._cache.keep_up, self._reading, self._lookup_timeout_s, "reading of purges"
+                self._cache.keep_up, Breaker(), self._lookup_timeout_s, "reading of purges"
+            )
+
+    async def try_again(self) -> None:
+        """Look something up in a backend that is skipped, now and then: so no request has to."""
+        if self._reading.open and self.scope_secret and self._reading.allows():
+            await self._guarded(
+                lambda: self._cache.get_many([NOBODYS]),
+                self._reading,
+                self._lookup_timeout_s,
+                "lookup",
             )
 
     async def find(self, keys: Sequence[Key]) -> list[Entry | None]:
         """An entry or `None` for each key; all `None` if the backend fails or is too slow."""
-        if not self._reading.allows():
+        if self._reading.open:
             return [None] * len(keys)
         entries = await self._guarded(
             lambda: self._cache.get_many(keys), self._reading, self._lookup_timeout_s, "lookup"
@@ -189,6 +202,7 @@ class Store:
         The save goes on by itself then, within its own deadline. `replacing`: others that are still
         good, which processes may have in memory.
         """
+        skipped = self._writing.open
         if len(self._saving) >= MAX_PENDING_SAVES or not self._writing.allows():
             return False
         if self._cache.never_waits:
@@ -196,7 +210,8 @@ class Store:
         task = asyncio.create_task(self._save(entries, replacing))
         self._saving.add(task)
         task.add_done_callback(self._saving.discard)
-        done, _ = await asyncio.wait({task}, timeout=patience_s)
+        # Nobody waits for what has failed all the time.
+        done, _ = await asyncio.wait({task}, timeout=0 if skipped else patience_s)
         return task.result() if done else task
 
     async def _save(self, entries: Sequence[Entry], replacing: bool) -> bool:
@@ -215,7 +230,7 @@ class Store:
         if not isinstance(cache, SharedCache | TieredCache):
             return None
         # Who has just waited in vain for a lookup must not wait for this as well.
-        if self._reading.reason or not self._writing.allows():
+        if self._reading.reason or self._writing.open:
             return None
         return await self._guarded(
             lambda: cache.claim(name, holder, seconds),
@@ -237,7 +252,7 @@ class Store:
 
     async def totals(self) -> Totals | None:
         """What is stored, or `None` if the backend cannot tell now."""
-        if not self._reading.allows():
+        if self._reading.open:
             return None
         # Some cannot count at all, which says nothing of their lookups.
         return await self._guarded(self._cache.totals, Breaker(), self._lookup_timeout_s, "count")

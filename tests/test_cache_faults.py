@@ -114,7 +114,7 @@ async def test_a_cache_that_keeps_failing_is_skipped_until_it_recovers(
     monkeypatch: pytest.MonkeyPatch,
     operation: str,
 ) -> None:
-    """/readyz says that it is degraded and why; then one request tries, and all is well."""
+    """/readyz says that it is degraded and why; it is tried again, and all is well."""
     monkeypatch.setattr(Breaker, "RETRY_S", 0.05)
     cache = BrokenCache(Unready(), Fault.NONE)
     live = await proxy(cache)
@@ -127,9 +127,9 @@ async def test_a_cache_that_keeps_failing_is_skipped_until_it_recovers(
     assert state["status"] == "degraded"
     assert state["reason"] in ("cache lookup failed: OSError", "cache save failed: OSError")
     cache.fault = Fault.NONE
-    await asyncio.sleep(0.06)
-    await ask()
-    assert await ready(client, live) == {"status": "ready"}
+    async with asyncio.timeout(5):
+        while await ready(client, live) != {"status": "ready"}:
+            await ask(prompt="again")  # a save is only tried where there is one
     await ask()
     assert (await ask()).headers["x-cache"] == "HIT"
     await live.settled()

@@ -105,22 +105,56 @@ async def test_faults_that_lie_far_apart_do_not_open_the_breaker() -> None:
     assert not store.degraded
 
 
-async def test_an_open_breaker_lets_one_try() -> None:
-    """Every two seconds; it stays open when that fails and closes when that succeeds."""
+async def test_a_skipped_cache_is_tried_again_now_and_then() -> None:
+    """Every two seconds, and no request has to: it stays skipped until that succeeds."""
     cache = BrokenCache(memory())
     store = Store(cache, scope_secret=b"s", clock=(clock := FakeClock()))
     for _ in range(Breaker.FAULTS):
         await store.find([KEY])
     clock.advance(Breaker.RETRY_S)
     calls = len(cache.calls)
-    await asyncio.gather(*(store.find([KEY]) for _ in range(5)))
+    assert await store.find([KEY]) == [None]
+    for _ in range(5):
+        await store.try_again()
     assert len(cache.calls) == calls + 1
     assert store.degraded
     cache.fault = Fault.NONE
     clock.advance(Breaker.RETRY_S)
-    await store.find([KEY])
+    await store.try_again()
     assert not store.degraded
     assert await kept(store) == [ENTRY]
+
+
+async def test_a_cache_that_works_is_not_tried() -> None:
+    """Nor one whose secret is not known yet: that is asked for elsewhere."""
+    cache = BrokenCache(memory(), Fault.NONE)
+    await Store(cache, scope_secret=b"s").try_again()
+    await Store(cache).try_again()
+    assert cache.calls == []
+
+
+async def test_a_save_is_tried_again_without_anybody_waiting() -> None:
+    """One every two seconds; its answer is delivered meanwhile."""
+    cache = BrokenCache(memory())
+    store = Store(cache, scope_secret=b"s", clock=(clock := FakeClock()))
+    for _ in range(Breaker.FAULTS):
+        assert await store.save([ENTRY], patience_s=1.0) is False
+    cache.fault = Fault.HANG
+    clock.advance(Breaker.RETRY_S)
+    trial = await store.save([ENTRY], patience_s=60.0)
+    assert isinstance(trial, asyncio.Task)
+    assert await store.save([ENTRY], patience_s=60.0) is False
+    trial.cancel()
+
+
+async def test_that_purges_could_be_read_says_nothing_of_lookups() -> None:
+    """They may be known already, with nothing asked of the backend: faults still add up."""
+    cache = BrokenCache(memory())
+    store = Store(cache, scope_secret=b"s", clock=FakeClock())
+    for _ in range(Breaker.FAULTS):
+        await store.find([KEY])
+        await store.keep_up()
+    assert store.degraded
 
 
 async def test_what_cannot_be_written_can_still_be_read() -> None:
@@ -146,7 +180,7 @@ async def test_a_state_is_logged_when_it_changes(caplog: pytest.LogCaptureFixtur
             await store.find([KEY])
         clock.advance(Breaker.RETRY_S)
         cache.fault = Fault.NONE
-        await store.find([KEY])
+        await store.try_again()
     assert [record.getMessage() for record in caplog.records] == [
         "the cache is skipped: cache lookup failed: OSError",
         "the cache answers again",
