@@ -168,7 +168,11 @@ class Store:
         if not self._reading.open:
             # That it went well says nothing of lookups: there may have been nothing to do.
             await self._guarded(
-                self._cache.keep_up, Breaker(), self._lookup_timeout_s, "reading of purges"
+                self._cache.keep_up,
+                self._reading,
+                self._lookup_timeout_s,
+                "reading of purges",
+                proves=False,
             )
 
     async def try_again(self) -> None:
@@ -267,8 +271,16 @@ class Store:
             log.warning("%s", _describe("closing", exc))
 
     async def _guarded(
-        self, call: Callable[[], Awaitable[_T]], breaker: Breaker, timeout_s: float, what: str
+        self,
+        call: Callable[[], Awaitable[_T]],
+        breaker: Breaker,
+        timeout_s: float,
+        what: str,
+        *,
+        proves: bool = True,
     ) -> _T | None:
+        """What the call brings, or `None`. Where its success `proves` that the backend works, the
+        breaker is told of it; it always is of a fault."""
         try:
             if self._cache.never_waits:
                 result = await call()
@@ -282,7 +294,8 @@ class Store:
             breaker.failed(_describe(what, exc))
             log.debug("%s", _describe(what, exc))
             return None
-        breaker.succeeded()
+        if proves:
+            breaker.succeeded()
         return result
 
 

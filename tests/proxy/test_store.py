@@ -157,6 +157,19 @@ async def test_that_purges_could_be_read_says_nothing_of_lookups() -> None:
     assert store.degraded
 
 
+async def test_purges_that_cannot_be_read_are_faults() -> None:
+    """Where nothing is looked up they are all that is heard of the backend."""
+
+    class Unreadable(NullCache):
+        async def keep_up(self) -> None:
+            raise OSError
+
+    store = Store(Unreadable(), scope_secret=b"s", clock=FakeClock())
+    for _ in range(Breaker.FAULTS):
+        await store.keep_up()
+    assert store.degraded == "cache reading of purges failed: OSError"
+
+
 async def test_what_cannot_be_written_can_still_be_read() -> None:
     """A full disk opens the breaker for saves, and successful lookups do not close it."""
     cache = BrokenCache(memory(), Fault.NONE)
