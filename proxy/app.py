@@ -111,6 +111,7 @@ def create_app(
         access=access,
         dialects=DIALECTS,
         listener=listener,
+        honour_control=settings.cache.honour_cache_control,
         max_cacheable_body=settings.server.max_cacheable_body,
         send_timeout_s=settings.server.send_timeout_s,
     )

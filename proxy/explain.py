@@ -19,6 +19,13 @@ from proxy.providers import Providers, split_directives
 
 # What a file may hold around the body; anything else is taken for the body itself.
 _AROUND = {"path", "headers", "body"}
+# By which field a body tells where it is sent, where nothing else does.
+_TELLING_FIELDS = {
+    "messages": "/v1/chat/completions",
+    "encoding_format": "/v1/embeddings",
+    "input": "/v1/responses",
+    "prompt": "/v1/completions",
+}
 
 
 class Request(NamedTuple):
@@ -27,6 +34,7 @@ class Request(NamedTuple):
     path: str
     headers: Headers
     body: bytes
+    path_is_guessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,7 @@ class Explainer:
             return None  # who explains need not hold a token
 
 
-def read_request(text: bytes, path: str, headers: Headers) -> Request:
+def read_request(text: bytes, path: str | None, headers: Headers) -> Request:
     """Read a file: a body as it is sent, or an object with `path`, `headers` and `body`."""
     try:
         value = orjson.loads(text)
@@ -122,16 +130,26 @@ def read_request(text: bytes, path: str, headers: Headers) -> Request:
             f"not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}"
         ) from exc
     if not isinstance(value, dict) or "body" not in value or not value.keys() <= _AROUND:
-        return Request(path, headers, text)
+        return Request(path or _likely_path(value), headers, text, path_is_guessed=not path)
     own = value.get("headers", {})
-    if not isinstance(own, dict) or not isinstance(value.get("path", ""), str):
+    said = value.get("path", path)
+    if not isinstance(own, dict) or not isinstance(said, str | None):
         raise UnreadableRequest('expected {"path": "/v1/...", "headers": {"name": "value"}, ...}')
     body = value["body"]
     return Request(
-        value.get("path", path),
-        [(str(name).lower().encode(), str(said).encode()) for name, said in own.items()] + headers,
+        said or _likely_path(body),
+        [(str(name).lower().encode(), str(text).encode()) for name, text in own.items()] + headers,
         body.encode() if isinstance(body, str) else orjson.dumps(body),
+        path_is_guessed=not said,
     )
+
+
+def _likely_path(body: Any) -> str:
+    """Where a body is sent that does not say it."""
+    for name, path in _TELLING_FIELDS.items():
+        if isinstance(body, dict) and name in body:
+            return path
+    return "/v1/chat/completions"
 
 
 def _cache(verdict: Verdict, ambiguity: str) -> str:
@@ -141,7 +159,12 @@ def _cache(verdict: Verdict, ambiguity: str) -> str:
         return f"past the cache: {verdict.reason}"
     if not verdict.may_write:
         return f"read, not written: {verdict.reason}"
-    ends = "does not expire" if verdict.ttl is None else f"fresh for {verdict.ttl:g} s"
+    ends = "does not expire" if verdict.ttl is None else f"fresh for {_in_words(verdict.ttl)}"
     if not verdict.may_read:
         return f"written, not read: {verdict.reason}; {ends}"
     return f"read and written; {ends}"
+
+
+def _in_words(seconds: float) -> str:
+    days = seconds / 86400
+    return f"{days:g} days" if days > 1 and days.is_integer() else f"{seconds:,.10g} s"

@@ -300,7 +300,9 @@ class Fetcher:
         verdict = inquiry.verdict
         if not verdict.may_write:
             return verdict.reason or "not to be stored"
-        return "incomplete answer" if facts is None else self._policy.keep(verdict, facts, size)
+        if facts is None:
+            return "not a whole answer, or not to be told again"
+        return self._policy.keep(verdict, facts, size)
 
     def _entries(
         self,

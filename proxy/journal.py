@@ -155,7 +155,7 @@ def summary(metrics: Metrics) -> str:
         for outcome in Outcome
         if metrics.outcomes[outcome]
     )
-    failed = f", {metrics.errors.total():,} refused" if metrics.errors else ""
+    failed = f", {metrics.errors.total():,} failed" if metrics.errors else ""
     return (
         f"{metrics.requests:,} requests: {counts or 'none answered'}{failed}. "
         f"Hit ratio {metrics.hit_ratio:.0%}. "

@@ -215,6 +215,7 @@ class AnswerFacts:
     has_tool_calls: bool = False
     broken_json: str = ""  # what should be JSON and does not parse: "choices[0].message.content"
     unfinished: str = ""  # why the provider broke off, where that says nothing of the next try
+    acted: str = ""  # what shows that a tool searched or acted at the provider: "web_search_call"
     input_tokens: int | None = None
     output_tokens: int | None = None
 

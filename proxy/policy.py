@@ -145,6 +145,8 @@ class Policy:
             return f"{_in_words(size)} is more than {_in_words(keep.max_bytes)}"
         if facts.unfinished:
             return f"unfinished: {facts.unfinished}"
+        if facts.acted:
+            return f"{facts.acted} at the provider"
         for reason in facts.finish_reasons:
             if reason.lower() in keep.refuse_finish_reasons:
                 return f"finish_reason {reason}"

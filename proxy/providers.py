@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from proxy.config import Settings
 from proxy.errors import BadRequest, UnknownPath
-from proxy.models import Provider
+from proxy.models import Headers, Provider
 from proxy.provider_table import CLIENTS_WANT_ORIGIN, EXAMPLE_BASE_URL, KNOWN
 
 # Each (path, query) is worked out once while it is among the latest so many.
@@ -99,22 +99,28 @@ class Providers:
             below = provider.base_url + slash + rest
         elif first in self._table:
             provider = self._table[first]
+            if first in CLIENTS_WANT_ORIGIN:
+                rest = _with_one_version(rest)
             below = _origin(provider.base_url) + slash + rest
         else:
             raise UnknownPath(self._way_out(path, first))
         if not provider.base_url:
             raise UnknownPath(_unconfigured(provider.name))
         dialect = _dialect(rest, below.startswith(f"{provider.base_url}/"))
-        if dialect in _ANTHROPIC and provider.base_url == KNOWN["openai"].base_url:
-            # It would be handed the caller's key for Anthropic, to say 404.
-            base_url = self._base_url("anthropic")
-            raise UnknownPath(f"OpenAI has no /{rest}: for Anthropic use {base_url} as base_url.")
         return Route(
             provider,
             path=below.removeprefix(_origin(provider.base_url)) or "/",
             url=f"{below}?{query}" if query else below,
             dialect=dialect,
         )
+
+    def refuse_stray(self, route: Route, headers: Headers) -> None:
+        """Refuse what was meant for Anthropic before OpenAI is handed the caller's key for it."""
+        if route.provider.base_url != KNOWN["openai"].base_url:
+            return
+        if route.dialect in _ANTHROPIC or any(name == b"anthropic-version" for name, _ in headers):
+            base_url = self._base_url("anthropic")
+            raise UnknownPath(f"This is OpenAI: for Anthropic use {base_url} as base_url.")
 
     def _way_out(self, path: str, first: str) -> str:
         here = self._proxy_url
@@ -159,8 +165,15 @@ def split_directives(path: str) -> tuple[str | None, str]:
 
 def error_dialect(path: str) -> str:
     """Name the dialect in which whoever asks for this path expects errors."""
-    segments = path.split("/")
-    return "messages" if segments[1:2] == ["anthropic"] or "messages" in segments[-2:] else "chat"
+    anthropic = path.startswith("/anthropic/") or "/v1/messages/" in f"{path}/"
+    return "messages" if anthropic else "chat"
+
+
+def _with_one_version(rest: str) -> str:
+    """Some clients of Anthropic add `/v1` to the base URL, others expect it there."""
+    if rest.startswith("v1/v1/"):
+        return rest.removeprefix("v1/")
+    return f"v1/{rest}" if rest.partition("/")[0] == "messages" else rest
 
 
 def _dialect(path: str, below_base_url: bool) -> str | None:

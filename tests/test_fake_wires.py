@@ -27,7 +27,7 @@ JOKE: Any = responses.asking()
 ASK: Any = messages.asking()
 MARK = {"type": "ephemeral"}
 # The types do not know what is unheard of; and a search begins without the action they demand.
-TYPED_RESPONSES = [name for name in responses.ANSWERS if name not in ("unheard of", "searched")]
+TYPED_RESPONSES = [name for name in responses.ANSWERS if name != "unheard of"]
 TYPED_MESSAGES = [name for name in messages.ANSWERS if name != "unheard of"]
 
 

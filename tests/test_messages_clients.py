@@ -23,6 +23,7 @@ from tests.fakes.messages import (
     PATH,
     PAUSED,
     REFUSED,
+    SEARCHED,
     SIGNATURE,
     asking,
     saying,
@@ -429,11 +430,13 @@ async def test_an_error_under_way(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("answer", [REFUSED, PAUSED], ids=["refused", "paused"])
+@pytest.mark.parametrize(
+    "answer", [REFUSED, PAUSED, SEARCHED], ids=["refused", "paused", "searched"]
+)
 async def test_an_answer_that_is_none(
     clients: Clients, provider: FakeProvider, live: LiveProxy, answer: dict[str, Any], stream: bool
 ) -> None:
-    """A refusal, or a turn to be continued: passed on, asked again, never stored."""
+    """A refusal, a turn to be continued, a search that nobody asked for: never stored."""
     sdk = clients.anthropic(live)
     for _ in range(2):
         provider.script(as_told(answer, stream=stream))

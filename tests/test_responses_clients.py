@@ -24,6 +24,7 @@ from tests.fakes.responses import (
     FAILED,
     FILTERED,
     PATH,
+    SEARCHED,
     asking,
     call,
     message,
@@ -392,11 +393,13 @@ async def test_an_error_under_way(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("answer", [FAILED, FILTERED], ids=["failed", "filtered"])
+@pytest.mark.parametrize(
+    "answer", [FAILED, FILTERED, SEARCHED], ids=["failed", "filtered", "searched"]
+)
 async def test_an_answer_that_is_none(
     clients: Clients, provider: FakeProvider, live: LiveProxy, answer: dict[str, Any], stream: bool
 ) -> None:
-    """Status 200, and a status of its own: passed on, asked again, never stored."""
+    """Failed, cut, or of a search that nobody asked for: passed on, asked again, never stored."""
     sdk = clients.openai(live)
     for _ in range(2):
         provider.script(as_told(answer, stream=stream))

@@ -118,8 +118,9 @@ def explain(
         ),
     ],
     path: Annotated[
-        str, typer.Option(help="Where it would be sent, on this proxy.")
-    ] = "/v1/chat/completions",
+        str | None,
+        typer.Option(help="Where it would be sent, on this proxy. Unsaid: OpenAI's that fits."),
+    ] = None,
     header: Annotated[
         list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="A header.")
     ] = None,
@@ -136,6 +137,8 @@ def explain(
         settings = load_settings(config)
         request = read_request(text, path, [_header(line) for line in header or []])
         explainer, notes = _explainer(settings)
+        if request.path_is_guessed:
+            notes.append(f"Taken for POST {request.path}; if it is not, say so with --path.")
         explanation = explainer.explain(request)
     if as_json:
         import orjson

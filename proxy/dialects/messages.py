@@ -99,6 +99,7 @@ class Messages(JsonDialect):
             finish_reasons=(body["stop_reason"],),
             has_tool_calls="tool_use" in kinds,
             broken_json=_broken_json(body) if _wants_json(ask) else "",
+            acted=_acted(body["content"]),
             input_tokens=_input_tokens(counts),
             output_tokens=_count(counts.get("output_tokens")),
         )
@@ -222,6 +223,20 @@ def _broken_json(body: dict[str, Any]) -> str:
         places = [place for place, block in enumerate(content) if block.get("type") == "text"]
         return f"content[{places[0]}].text" if places else "content"
     return ""
+
+
+def _acted(content: list[Any]) -> str:
+    """The first tool that searched or acted at the provider; those that only find tools do not."""
+    for block in content:
+        kind = block.get("type")
+        if kind == "mcp_tool_use" or (kind == "server_tool_use" and not _finds_tools(block)):
+            return str(kind)
+    return ""
+
+
+def _finds_tools(block: dict[str, Any]) -> bool:
+    name = block.get("name")
+    return isinstance(name, str) and name.startswith("tool_search_tool_")
 
 
 def _input_tokens(usage: dict[str, Any]) -> int | None:

@@ -52,7 +52,9 @@ def facts(ask: Ask, envelope: dict[str, Any], output: list[_Item]) -> AnswerFact
         has_tool_calls=any(map(_is_call, output)),
         # What was cut at the limit that was asked for is not judged.
         broken_json=_broken_json(output, _wants_json(ask)) if reason != _LIMIT else "",
-        unfinished=_unfinished(ask, reason, output),
+        unfinished=_unfinished(reason, output),
+        # Stored prompts bring tools that requests do not show, some providers search by themselves.
+        acted=next((kind for item in output if (kind := _kind(item)) in _ACTED), ""),
         input_tokens=_count(counts.get("input_tokens")),
         output_tokens=_count(counts.get("output_tokens")),
     )
@@ -77,16 +79,11 @@ def _reason(envelope: dict[str, Any]) -> str:
     return reason if isinstance(reason, str) and reason in _EARLY_ENDS else "incomplete"
 
 
-def _unfinished(ask: Ask, reason: str, output: list[_Item]) -> str:
+def _unfinished(reason: str, output: list[_Item]) -> str:
     if reason not in ("completed", _LIMIT):
         return reason
     # A picture that failed stands in a response that is called completed.
-    if any(item.get("status") == "failed" for item in output):
-        return "failed"
-    if not ask.body.get("prompt"):
-        return ""
-    # A stored prompt brings tools that the request does not show.
-    return next((kind for item in output if (kind := _kind(item)) in _ACTED), "")
+    return "failed" if any(item.get("status") == "failed" for item in output) else ""
 
 
 def _is_call(item: _Item) -> bool:

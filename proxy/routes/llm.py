@@ -16,10 +16,10 @@ from proxy.access import Access
 from proxy.control import read_control
 from proxy.dialects.base import Dialect
 from proxy.engine import Engine
-from proxy.errors import NotSupported, PlainHttpOnly, ProxyError
+from proxy.errors import NotCached, NotSupported, PlainHttpOnly, ProxyError
 from proxy.inquiry import Inquiry
 from proxy.memo import Memo, RequestBytes, bytes_of
-from proxy.models import Call, Event, Headers, Outcome, Passing, Reply
+from proxy.models import Call, Control, Event, Headers, Outcome, Passing, Reply
 from proxy.providers import Providers, Route, error_dialect, split_directives
 from proxy.replies import MAX_TOLD_CHARS, event_of
 from proxy.routes.caller import Caller, CallerLeft
@@ -47,6 +47,7 @@ class LLMRoute:
         access: Access,
         dialects: Mapping[str, Dialect],
         listener: Callable[[Event], None],
+        honour_control: bool = True,
         max_cacheable_body: int = 32 * 2**20,
         send_timeout_s: float = 30.0,
     ) -> None:
@@ -55,6 +56,7 @@ class LLMRoute:
         self._access = access
         self._dialects = dialects
         self._listener = listener
+        self._honour_control = honour_control
         self._max_cacheable_body = max_cacheable_body
         self._send_timeout_s = send_timeout_s
         self._memo = Memo()
@@ -101,6 +103,7 @@ class LLMRoute:
         directives, path = split_directives(path)
         control = read_control(headers, directives)
         route = self._providers.route(path, query)
+        self._providers.refuse_stray(route, headers)
         dialect = self._dialects[route.dialect] if route.dialect else None
         exchange.dialect = dialect
         exchange.provider, exchange.client = route.provider.name, client or ""
@@ -108,12 +111,14 @@ class LLMRoute:
             if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers):
                 raise (PlainHttpOnly if dialect else NotSupported)(_WEBSOCKETS)
             reason = f"{scope['method']} is not cached" if dialect else "path not cached"
+            self._refuse_to_ask(control, reason)
             await self._pass_on(scope, exchange, route, client, reason, "method")
             return
         reason = _past_reading(headers)
         body = None if reason else await exchange.caller.body(self._max_cacheable_body)
         if body is None:
             reason = reason or "request body too large to be cached"
+            self._refuse_to_ask(control, reason)
             await self._pass_on(scope, exchange, route, client, reason, "bypass")
             return
         call = Call(route.provider, route.path, query, route.url, headers, body, control, client)
@@ -121,6 +126,10 @@ class LLMRoute:
         await self._ask(exchange, inquiry)
         if request is not None and exchange.hit:
             self._memo.add(request, headers, inquiry)
+
+    def _refuse_to_ask(self, control: Control, reason: str) -> None:
+        if control.only_if_cached and self._honour_control:
+            raise NotCached(f"Nothing of this is stored, and only-if-cached was asked: {reason}.")
 
     async def _ask(self, exchange: _Exchange, inquiry: Inquiry) -> None:
         exchange.reply = self._engine.at_hand(inquiry)

@@ -473,17 +473,30 @@ def test_what_names_the_caller_is_not_told_to_another() -> None:
     assert not dialect.can_replay(ask_for(), answered(ask_for(), metadata={"user_id": "ann"}))
 
 
+SERVER = "server_tool_use"
+
+
 @pytest.mark.parametrize(
     ("name", "facts"),
     [
         ("text", AnswerFacts(("end_turn",), input_tokens=25, output_tokens=15)),
         ("cumulative_usage", AnswerFacts(("end_turn",), input_tokens=37, output_tokens=15)),
         ("tool_use", AnswerFacts(("tool_use",), True, input_tokens=25, output_tokens=15)),
-        ("web_search", AnswerFacts(("end_turn",), input_tokens=9021, output_tokens=70)),
+        (
+            "web_search",
+            AnswerFacts(
+                ("end_turn",), acted="server_tool_use", input_tokens=9021, output_tokens=70
+            ),
+        ),
         ("refusal", AnswerFacts(("refusal",), input_tokens=25, output_tokens=15)),
-        ("pause_turn", AnswerFacts(("pause_turn",), input_tokens=25, output_tokens=15)),
+        (
+            "pause_turn",
+            AnswerFacts(
+                ("pause_turn",), acted="server_tool_use", input_tokens=25, output_tokens=15
+            ),
+        ),
         ("without_usage", AnswerFacts(("end_turn",))),
-        ("plain_odd", AnswerFacts(("end_turn",), True)),
+        ("plain_odd", AnswerFacts(("end_turn",), True, acted=SERVER)),
     ],
 )
 def test_facts_tell_reasons_and_tokens(name: str, facts: AnswerFacts) -> None:

@@ -521,13 +521,12 @@ def test_facts_tell_of_calls_that_the_caller_is_to_act_on(item: Any, calls: bool
     assert dialect.facts(ask, answered(ask, saying("Hi"), item)).has_tool_calls is calls
 
 
-def test_facts_tell_of_tools_that_a_stored_prompt_brought() -> None:
-    """The request does not show them: only the answer tells that something acted or searched."""
-    ask = ask_for(prompt={"id": "pmpt_1", "version": "2"})
-    assert dialect.facts(ask, answered(ask, saying("Hi"), calling("{}"))).unfinished == ""
-    acted = answered(ask, {"type": "web_search_call"}, saying("Hi"))
-    assert dialect.facts(ask, acted).unfinished == "web_search_call"
-    assert dialect.facts(ask_for(), acted).unfinished == ""
+def test_facts_tell_of_tools_that_ran_at_the_provider() -> None:
+    """The request need not show them: a stored prompt brings some, a provider may add others."""
+    for ask in (ask_for(), ask_for(prompt={"id": "pmpt_1", "version": "2"})):
+        assert dialect.facts(ask, answered(ask, saying("Hi"), calling("{}"))).acted == ""
+        acted = answered(ask, {"type": "web_search_call"}, saying("Hi"))
+        assert dialect.facts(ask, acted).acted == "web_search_call"
 
 
 JSON_WISH = {"text": {"format": {"type": "json_schema", "name": "n", "schema": {}}}}

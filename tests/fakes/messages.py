@@ -193,12 +193,6 @@ ANSWERS: dict[str, Message] = {
         text("rain is wet", citations=[_QUOTE, {**_QUOTE, "document_index": 1}]),
         text("."),
     ),
-    "searched": saying(
-        _SEARCH,
-        _FOUND,
-        text("Rain is wet."),
-        usage=usage(900, 20, server_tool_use={"web_search_requests": 1, "web_fetch_requests": 0}),
-    ),
     "kept prompt": saying(
         text("It is 4."),
         usage=usage(
@@ -219,3 +213,10 @@ REFUSED = saying(
     stop_details={"type": "refusal", "category": "cyber", "explanation": None},
 )
 PAUSED = saying(_SEARCH, stop_reason="pause_turn")
+# One that a tool of the provider's had a part in.
+SEARCHED = saying(
+    _SEARCH,
+    _FOUND,
+    text("Rain is wet."),
+    usage=usage(900, 20, server_tool_use={"web_search_requests": 1, "web_fetch_requests": 0}),
+)

@@ -208,15 +208,6 @@ ANSWERS: dict[str, Response] = {
     "refusal": saying(message({"type": "refusal", "refusal": "I cannot help with that."})),
     "citations": saying(message(text("Rain is wet.", _CITATION, {**_CITATION, "end_index": 9}))),
     "logprobs": saying(message(likely("It is 4.")), top_logprobs=1),
-    "searched": saying(
-        {
-            "id": "ws_1",
-            "type": "web_search_call",
-            "status": "completed",
-            "action": {"type": "search", "query": "rain", "queries": ["rain"]},
-        },
-        message(text("Rain is wet.", _CITATION)),
-    ),
     "unheard of": saying(
         {"id": "un_1", "type": "telepathy_call", "status": "completed", "thought": {"b": 1, "a": 2}}
     ),
@@ -234,4 +225,14 @@ FAILED = saying(
     completed_at=None,
     error={"code": "server_error", "message": "The model failed."},
     usage=None,
+)
+# One that a tool of the provider's had a part in.
+SEARCHED = saying(
+    {
+        "id": "ws_1",
+        "type": "web_search_call",
+        "status": "completed",
+        "action": {"type": "search", "query": "rain", "queries": ["rain"]},
+    },
+    message(text("Rain is wet.", _CITATION)),
 )

@@ -176,9 +176,30 @@ def test_explain_for_people(tmp_path: Path) -> None:
 def test_explain_says_what_it_cannot_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a cache in memory the running proxy's secret is known only if it is configured."""
     monkeypatch.setenv("LLM_CACHE_PROXY_CACHE__URL", "memory://")
-    assert "others there" in explained(tmp_path)["notes"][0]
+    said = BODY, "--path", "/v1/chat/completions"
+    assert "others there" in explained(tmp_path, *said)["notes"][0]
     monkeypatch.setenv("LLM_CACHE_PROXY_CACHE__SCOPE_SECRET", "a secret of my own")
-    assert explained(tmp_path)["notes"] == []
+    assert explained(tmp_path, *said)["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "dialect"),
+    [
+        ({"model": "m", "messages": []}, "chat/1"),
+        ({"model": "m", "input": "Hi"}, "responses/1"),
+        ({"model": "m", "input": "Hi", "encoding_format": "float"}, "embeddings/1"),
+        ({"model": "m", "prompt": "Hi"}, "completions/1"),
+        ({"body": {"model": "m", "input": "Hi"}}, "responses/1"),
+        ({"path": "/anthropic/v1/messages", "body": {"messages": []}}, "messages/1"),
+    ],
+)
+def test_explain_guesses_where_a_body_is_sent(
+    tmp_path: Path, body: dict[str, Any], dialect: str
+) -> None:
+    """By its fields, and says so."""
+    told = explained(tmp_path, body)
+    assert told["dialect"] == dialect
+    assert ("--path" in str(told["notes"])) is ("path" not in body)
 
 
 def test_demo(capsys: pytest.CaptureFixture[str]) -> None:

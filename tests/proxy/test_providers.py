@@ -64,7 +64,6 @@ def test_path_is_below_the_origin(providers: Providers) -> None:
         ("/anthropic/v1/messages/count_tokens", "count_tokens"),
         ("/anthropic/v1/messages/batches", None),
         ("/anthropic/v1/chat/completions", "chat"),
-        ("/anthropic/messages", None),
         ("/v1/threads/thread_1/messages", None),
         ("/azure/openai/deployments/gpt/chat/completions", "chat"),
         ("/azure/openai/deployments/gpt/embeddings", "embeddings"),
@@ -156,10 +155,30 @@ def test_messages_are_the_default_providers_too() -> None:
 @pytest.mark.parametrize("end", ["messages", "messages/count_tokens"])
 def test_a_key_for_anthropic_is_not_sent_to_openai(providers: Providers, end: str) -> None:
     """Who forgot `/anthropic` is told so; a provider elsewhere may well speak that wire."""
-    with pytest.raises(UnknownPath, match=r"use http://.*/anthropic as base_url"):
-        providers.route(f"/v1/{end}")
-    elsewhere = Settings(upstream=Upstream(base_url="http://127.0.0.1:9999/v1"))
-    assert build_providers(elsewhere).route(f"/v1/{end}").dialect
+    elsewhere = build_providers(Settings(upstream=Upstream(base_url="http://127.0.0.1:9999/v1")))
+    for headers in ([], [(b"anthropic-version", b"2023-06-01")]):
+        with pytest.raises(UnknownPath, match=r"use http://.*/anthropic as base_url"):
+            providers.refuse_stray(providers.route(f"/v1/{end}"), headers)
+        elsewhere.refuse_stray(elsewhere.route(f"/v1/{end}"), headers)
+
+
+def test_what_names_a_version_of_anthropic_is_for_anthropic(providers: Providers) -> None:
+    """Also on paths that OpenAI has as well: its key must not get there."""
+    models = providers.route("/v1/models")
+    providers.refuse_stray(models, [(b"authorization", b"Bearer sk")])
+    with pytest.raises(UnknownPath):
+        providers.refuse_stray(models, [(b"anthropic-version", b"2023-06-01")])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/anthropic/v1/messages", "/anthropic/messages", "/anthropic/v1/v1/messages"],
+)
+def test_anthropic_with_and_without_the_version(providers: Providers, path: str) -> None:
+    """Some of its clients add `/v1` to the base URL by themselves, others do not."""
+    for end in ("", "/batches", "/count_tokens"):
+        url = providers.route(f"{path}{end}").url
+        assert url == f"https://api.anthropic.com/v1/messages{end}"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +186,7 @@ def test_a_key_for_anthropic_is_not_sent_to_openai(providers: Providers, end: st
     [
         ("/anthropic/v1/nothing", "messages"),
         ("/nowhere/v1/messages", "messages"),
+        ("/v1/threads/t/messages", "chat"),
         ("/v1/messages/batches", "messages"),
         ("/v1/responses", "chat"),
         ("/anthropics", "chat"),
