@@ -1,0 +1,92 @@
+"""Callers of a proxy whose cache breaks: each of their answers is held against the oracle."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from itertools import count
+from statistics import median
+
+import httpx
+
+from tests.fakes.chat import MINE, asker, asking, words
+from tests.fakes.live_proxy import LiveProxy
+from tests.fakes.oracle import expected
+
+# Within so many seconds after it was repaired a cache is in use again.
+RECOVERY_S = 5.0
+# What a lookup may take by default, and more where the machine is busy.
+LOOKUP_MS = 4 * 250.0
+# What it may take where nobody is asked.
+SKIPPED_MS = 5.0
+
+
+class Callers:
+    """`await callers.ask()`: what `X-Cache` says of a right answer to a question of its own."""
+
+    def __init__(self, client: httpx.AsyncClient, live: LiveProxy) -> None:
+        self._client = client
+        self._live = live
+        self._ask = asker(client, live)
+        self._numbers = count()
+        self._lookups: list[float] = []  # what they took, in milliseconds
+
+    async def ask(self, prompt: str | None = None, *, stream: bool = False) -> str:
+        """Ask; the answer is 200 and what the provider says, told as it was asked for."""
+        said = prompt or f"question {next(self._numbers)}"
+        answer = await self._ask(MINE, prompt=said, stream=stream)
+        assert answer.status_code == 200, answer.text
+        assert answer.content.startswith(b"data: ") is stream
+        assert words(answer.content) == expected(asking(said), credential=MINE["authorization"])
+        if took := re.search(r"cache;dur=([\d.]+)", answer.headers.get("server-timing", "")):
+            self._lookups.append(float(took[1]))
+        return answer.headers["x-cache"]
+
+    async def crowd(self, prompt: str | None = None) -> Counter[str]:
+        """What 20 are told who ask at once, every second of them for a stream."""
+        asked = (self.ask(prompt, stream=bool(number % 2)) for number in range(20))
+        return Counter(await asyncio.gather(*asked))
+
+    async def known(self, prompt: str = "known") -> None:
+        """Have an answer stored, and found."""
+        async with asyncio.timeout(RECOVERY_S):
+            while await self.ask(prompt) != "HIT":  # noqa: ASYNC110 - as a client does
+                await asyncio.sleep(0.02)
+
+    async def trouble(self) -> str:
+        """Why the cache cannot be used, as `/readyz` tells it; or ""."""
+        told = await self._client.get(f"{self._live.origin}/readyz")
+        assert told.status_code == 200
+        assert "secret" not in told.text
+        state: dict[str, str] = told.json()
+        assert state["status"] == ("degraded" if "reason" in state else "ready")
+        return state.get("reason", "")
+
+    async def troubled(self) -> str:
+        """Ask until `/readyz` says that the cache is in trouble, and why."""
+        async with asyncio.timeout(RECOVERY_S):
+            while not (why := await self.trouble()):
+                await self.crowd()
+        return why
+
+    async def without_waiting(self) -> None:
+        """Ask while lookups are skipped: they take no time."""
+        self._lookups.clear()
+        assert set(await self.crowd()) == {"MISS"}
+        assert median(self._lookups) < SKIPPED_MS
+
+    def waited_no_longer_than_told(self) -> None:
+        """None of the lookups went on for much more than the quarter of a second it may take."""
+        assert max(self._lookups) < LOOKUP_MS
+
+    async def recovered(self) -> None:
+        """Return once answers are stored and found again and nothing is wrong; in time."""
+        async with asyncio.timeout(RECOVERY_S):
+            while not await self._stores() or await self.trouble():  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.02)
+
+    async def _stores(self) -> bool:
+        said = f"question {next(self._numbers)}"
+        await self.ask(said)
+        return await self.ask(said) == "HIT"
