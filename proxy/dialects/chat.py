@@ -15,6 +15,7 @@ from cache_backends.base import ChatGeneration, Generation
 from proxy.dialects import chat_tell
 from proxy.dialects.base import CACHING, CALLER, QUEUE, TELLING, Fields, Recorder, json_kind
 from proxy.dialects.chat_merge import Merge, MergeError
+from proxy.dialects.facts import count, is_json, usage_of
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
 from proxy.dialects.usage import UsageDialect
 from proxy.errors import UnreadableRequest
@@ -156,14 +157,13 @@ class Chat(UsageDialect):
     def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
         choices = [_choice(each) for each in answers[0]]
         reasons = [choice.get("finish_reason") for choice in choices]
-        usage = _info(answers[0][0])["envelope"].get("usage")
-        counts = usage if isinstance(usage, dict) else {}
+        usage = usage_of(_info(answers[0][0])["envelope"])
         return AnswerFacts(
             finish_reasons=tuple(reason for reason in reasons if isinstance(reason, str)),
             has_tool_calls=any(_calls(choice["message"]) for choice in choices),
             broken_json=_broken_json(choices, wants_json=_wants_json(ask)),
-            input_tokens=_count(counts.get("prompt_tokens")),
-            output_tokens=_count(counts.get("completion_tokens")),
+            input_tokens=count(usage, "prompt_tokens"),
+            output_tokens=count(usage, "completion_tokens"),
         )
 
     def _split(
@@ -332,11 +332,11 @@ def _broken_json(choices: list[dict[str, Any]], *, wants_json: bool) -> str:
         path = f"choices[{place}].message"
         calls = _calls(message)
         is_text = not calls and not message.get("refusal")
-        if wants_json and is_text and not _parses(_text(message.get("content"))):
+        if wants_json and is_text and not is_json(_text(message.get("content"))):
             return f"{path}.content"
         for name, call in calls:
             arguments = call.get("arguments")
-            if isinstance(arguments, str) and arguments and not _parses(arguments):
+            if isinstance(arguments, str) and arguments and not is_json(arguments):
                 return f"{path}.{name}.arguments"
     return ""
 
@@ -351,15 +351,3 @@ def _calls(message: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     if message.get("function_call"):
         found.append(("function_call", message["function_call"]))
     return [(path, call if isinstance(call, dict) else {}) for path, call in found]
-
-
-def _parses(text: str) -> bool:
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int else None

@@ -12,6 +12,7 @@ import orjson
 from cache_backends.base import Generation
 from proxy.dialects import completions_tell
 from proxy.dialects.base import CACHING, CALLER, TELLING, Fields, Recorder, json_kind
+from proxy.dialects.facts import count, is_json, usage_of
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
 from proxy.dialects.usage import UsageDialect
 from proxy.errors import UnreadableRequest
@@ -119,13 +120,13 @@ class Completions(UsageDialect):
 
     def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
         body = _body(answers)
-        counts = body["usage"] if isinstance(body.get("usage"), dict) else {}
+        usage = usage_of(body)
         reasons = [choice.get("finish_reason") for choice in body["choices"]]
         return AnswerFacts(
             finish_reasons=tuple(reason for reason in reasons if isinstance(reason, str)),
             broken_json=_broken_json(body["choices"]) if _should_be_json(ask) else "",
-            input_tokens=_count(counts.get("prompt_tokens")),
-            output_tokens=_count(counts.get("completion_tokens")),
+            input_tokens=count(usage, "prompt_tokens"),
+            output_tokens=count(usage, "completion_tokens"),
         )
 
 
@@ -281,12 +282,6 @@ def _broken_json(choices: list[dict[str, Any]]) -> str:
     for place, choice in enumerate(choices):
         if choice.get("finish_reason") == "length":
             continue  # cut short as asked: the limit is in the key
-        try:
-            orjson.loads(choice["text"])
-        except orjson.JSONDecodeError:
+        if not is_json(choice["text"]):
             return f"choices[{place}].text"
     return ""
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int else None

@@ -13,6 +13,7 @@ import orjson
 
 from cache_backends.base import Generation
 from proxy.dialects.base import CALLER, Fields, JsonDialect, Recorder, json_kind
+from proxy.dialects.facts import count
 from proxy.dialects.recorders import JsonRecorder
 from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head
@@ -107,8 +108,8 @@ class Embeddings(JsonDialect):
     def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
         usages = [info["usage"] for info in map(_info, answers) if "usage" in info]
         usage = _summed_up(usages)
-        tokens = usage.get("prompt_tokens", usage.get("total_tokens"))
-        return AnswerFacts(input_tokens=tokens if type(tokens) is int else None)
+        name = "prompt_tokens" if "prompt_tokens" in usage else "total_tokens"
+        return AnswerFacts(input_tokens=count(usage, name))
 
     def _stream(self, body: dict[str, Any]) -> bool:
         return False  # nobody streams embeddings; a field of that name is the provider's to judge

@@ -14,6 +14,7 @@ from cache_backends.base import ChatGeneration, Generation
 from proxy import keys
 from proxy.dialects import messages_ask, messages_tell
 from proxy.dialects.base import CACHING, QUEUE, TELLING, Fields, JsonDialect, Recorder
+from proxy.dialects.facts import count, is_json, usage_of
 from proxy.dialects.messages_merge import Merge, MergeError
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
 from proxy.errors import ProxyError
@@ -93,15 +94,14 @@ class Messages(JsonDialect):
     def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
         body = _body(answers[0][0])
         kinds = [block.get("type") for block in body["content"]]
-        usage = body.get("usage")
-        counts = usage if isinstance(usage, dict) else {}
+        usage = usage_of(body)
         return AnswerFacts(
             finish_reasons=(body["stop_reason"],),
             has_tool_calls="tool_use" in kinds,
             broken_json=_broken_json(body) if _wants_json(ask) else "",
             acted=_acted(body["content"]),
-            input_tokens=_input_tokens(counts),
-            output_tokens=_count(counts.get("output_tokens")),
+            input_tokens=_input_tokens(usage),
+            output_tokens=count(usage, "output_tokens"),
         )
 
     def error(self, error: ProxyError) -> bytes:
@@ -217,12 +217,10 @@ def _broken_json(body: dict[str, Any]) -> str:
     if body["stop_reason"] != "end_turn":
         return ""  # cut short as asked, or a tool comes first
     content = body["content"]
-    try:
-        orjson.loads(_text(content))
-    except orjson.JSONDecodeError:
-        places = [place for place, block in enumerate(content) if block.get("type") == "text"]
-        return f"content[{places[0]}].text" if places else "content"
-    return ""
+    if is_json(_text(content)):
+        return ""
+    places = [place for place, block in enumerate(content) if block.get("type") == "text"]
+    return f"content[{places[0]}].text" if places else "content"
 
 
 def _acted(content: list[Any]) -> str:
@@ -241,10 +239,8 @@ def _finds_tools(block: dict[str, Any]) -> bool:
 
 def _input_tokens(usage: dict[str, Any]) -> int | None:
     """All that the model read; `input_tokens` itself is what no cache knew of it."""
-    cached = (usage.get("cache_creation_input_tokens"), usage.get("cache_read_input_tokens"))
-    read = _count(usage.get("input_tokens"))
-    return None if read is None else read + sum(_count(each) or 0 for each in cached)
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int else None
+    read = count(usage, "input_tokens")
+    if read is None:
+        return None
+    cached = ("cache_creation_input_tokens", "cache_read_input_tokens")
+    return read + sum(count(usage, name) or 0 for name in cached)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
-
+from proxy.dialects.facts import count, is_json, usage_of
 from proxy.models import AnswerFacts, Ask
 
 # The limit that was asked for, or the model's own: the answer is as whole as it gets.
@@ -45,8 +44,7 @@ _Item = dict[str, Any]
 def facts(ask: Ask, envelope: dict[str, Any], output: list[_Item]) -> AnswerFacts:
     """The facts of a response: what is around its output, and the output."""
     reason = _reason(envelope)
-    usage = envelope.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
+    usage = usage_of(envelope)
     return AnswerFacts(
         finish_reasons=(reason,),
         has_tool_calls=any(map(_is_call, output)),
@@ -55,8 +53,8 @@ def facts(ask: Ask, envelope: dict[str, Any], output: list[_Item]) -> AnswerFact
         unfinished=_unfinished(reason, output),
         # Stored prompts bring tools that requests do not show, some providers search by themselves.
         acted=next((kind for item in output if (kind := _kind(item)) in _ACTED), ""),
-        input_tokens=_count(counts.get("input_tokens")),
-        output_tokens=_count(counts.get("output_tokens")),
+        input_tokens=count(usage, "input_tokens"),
+        output_tokens=count(usage, "output_tokens"),
     )
 
 
@@ -102,7 +100,7 @@ def _broken_json(output: list[_Item], wants_json: bool) -> str:
     wants_json = wants_json and not any(map(_is_call, output))
     for place, item in enumerate(output):
         arguments = item.get("arguments") if _kind(item) == "function_call" else None
-        if isinstance(arguments, str) and arguments and not _parses(arguments):
+        if isinstance(arguments, str) and arguments and not is_json(arguments):
             return f"output[{place}].arguments"
         if wants_json and item.get("phase") != "commentary" and (path := _broken_text(item)):
             return f"output[{place}].{path}"
@@ -115,7 +113,7 @@ def _broken_text(item: _Item) -> str:
         return ""
     for place, part in enumerate(parts):
         text = part.get("text") if part.get("type") == "output_text" else None
-        if isinstance(text, str) and not _parses(text):
+        if isinstance(text, str) and not is_json(text):
             return f"content[{place}].text"
     return ""
 
@@ -129,15 +127,3 @@ def _parts(item: _Item) -> Iterator[dict[str, Any]]:
 def _kind(item: _Item) -> str:
     kind = item.get("type")
     return kind if isinstance(kind, str) else ""
-
-
-def _parses(text: str) -> bool:
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int else None
