@@ -19,6 +19,8 @@ LEASE_S = 5.0
 # How often those who wait look: at first as soon as a fast answer could be there.
 FIRST_LOOK_S = 0.02
 LAST_LOOK_S = 0.25
+# How long it is known that a fetch was in vain: until all who wait have looked several times.
+IN_VAIN_S = 5.0
 # To hold a lease for so long is to ask whether somebody else does.
 GLANCE_S = 0.01
 
@@ -144,7 +146,7 @@ class _HeldTurn(Turn):
             if not self._stored.done():
                 await self._store.claim(self._name, self._holder, self._lease_s)
         if self._stored.done() and not self._stored.result():
-            await self._store.claim(self._mark, self._holder, self._lease_s)
+            await self._store.claim(self._mark, self._holder, IN_VAIN_S)
         await self._store.release(self._name, self._holder)
 
 
