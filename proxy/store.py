@@ -42,6 +42,7 @@ class Breaker:
         self._clock = clock
         self._faults: list[float] = []
         self._retry_at: float | None = None
+        self._closed_at = float("-inf")
         self.reason = ""
 
     @property
@@ -57,8 +58,11 @@ class Breaker:
         self._retry_at = now + self.RETRY_S  # this call tries; the others go on skipping
         return True
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, began: float) -> None:
+        """A call that began then failed. One from before the breaker closed comes too late."""
         now = self._clock()
+        if began < self._closed_at:
+            return
         self.reason = reason
         self._faults = [at for at in self._faults if at > now - self.WINDOW_S] + [now]
         if self._retry_at is None and len(self._faults) >= self.FAULTS:
@@ -67,6 +71,7 @@ class Breaker:
 
     def succeeded(self) -> None:
         if self._retry_at is not None:
+            self._closed_at = self._clock()
             log.warning("the cache answers again")
         if self._faults:
             self._faults = []
@@ -91,6 +96,7 @@ class Store:
         self._save_timeout_s = save_timeout_s
         # A full disk can still be read: each way has its own.
         self._reading, self._writing = Breaker(clock), Breaker(clock)
+        self._clock = clock
         self._saving: set[asyncio.Task[bool]] = set()
         # Keys the digests of credentials. Until it is known, nothing can be looked up.
         self.scope_secret = scope_secret
@@ -136,7 +142,7 @@ class Store:
             try:
                 entry = self._cache.peek(key)
             except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
-                self._reading.failed(_describe("lookup", exc))
+                self._reading.failed(_describe("lookup", exc), self._clock())
                 return None
             if not _is_of(entry, key):
                 return None
@@ -281,6 +287,7 @@ class Store:
     ) -> _T | None:
         """What the call brings, or `None`. Where its success `proves` that the backend works, the
         breaker is told of it; it always is of a fault."""
+        began = self._clock()
         try:
             if self._cache.never_waits:
                 result = await call()
@@ -291,7 +298,7 @@ class Store:
             log.debug("%s", _describe(what, exc))
             return None
         except Exception as exc:  # noqa: BLE001 - the cache may fail, the answer may not
-            breaker.failed(_describe(what, exc))
+            breaker.failed(_describe(what, exc), began)
             log.debug("%s", _describe(what, exc))
             return None
         if proves:

@@ -147,6 +147,23 @@ async def test_a_save_is_tried_again_without_anybody_waiting() -> None:
     trial.cancel()
 
 
+async def test_late_faults_do_not_open_the_breaker_again() -> None:
+    """Calls that began while the cache was down and end when it answers again."""
+    cache = BrokenCache(memory(), Fault.HANG)
+    store = Store(cache, save_timeout_s=0.05, scope_secret=b"s", clock=(clock := FakeClock()))
+    late = [await store.save([ENTRY], patience_s=0.0) for _ in range(2 * Breaker.FAULTS)]
+    cache.fault = Fault.ERROR
+    for _ in range(Breaker.FAULTS):
+        await store.save([ENTRY], patience_s=1.0)
+    cache.fault = Fault.NONE
+    clock.advance(Breaker.RETRY_S)
+    assert await store.save([ENTRY], patience_s=1.0) is not False
+    await asyncio.sleep(0)
+    assert not store.degraded
+    assert [await save for save in late if not isinstance(save, bool)] == [False] * len(late)
+    assert not store.degraded
+
+
 async def test_that_purges_could_be_read_says_nothing_of_lookups() -> None:
     """They may be known already, with nothing asked of the backend: faults still add up."""
     cache = BrokenCache(memory())
