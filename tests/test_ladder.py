@@ -42,7 +42,7 @@ LADDER = (
 # of their own: `sqlite_rows` is a part of `sqlite`.
 STRANGERS = {
     "proxy.routes": ("", "caller"),
-    "proxy.dialects": ("", "base", "facts", "pieces", "recorders", "relays", "usage"),
+    "proxy.dialects": ("", "base", "checks", "facts", "pieces", "recorders", "relays", "usage"),
     "cache_backends": (
         "",
         "base",

@@ -13,12 +13,12 @@ import orjson
 
 from cache_backends.base import ChatGeneration, Generation
 from proxy.dialects import chat_tell
-from proxy.dialects.base import CACHING, CALLER, QUEUE, TELLING, Fields, Recorder, json_kind
+from proxy.dialects.base import CACHING, CALLER, QUEUE, TELLING, Fields, Recorder
 from proxy.dialects.chat_merge import Merge, MergeError
+from proxy.dialects.checks import check_messages
 from proxy.dialects.facts import count, is_json, usage_of
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
 from proxy.dialects.usage import UsageDialect
-from proxy.errors import UnreadableRequest
 from proxy.models import AnswerFacts, Answers, Ask, Head, Ignored
 
 _REQUEST = "names the request"
@@ -170,7 +170,7 @@ class Chat(UsageDialect):
         self, body: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any], tuple[Ignored, ...]]:
         if "messages" in body:
-            _check_messages(body["messages"])
+            check_messages(body["messages"], "parts")
         return super()._split(body)
 
 
@@ -197,31 +197,6 @@ class _StreamRecorder(EventRecorder):
         if answers and not self.ended:  # the usage may have been cut off, not withheld
             _info(answers[0][0]).pop("usage_withheld", None)
         return answers
-
-
-def _check_messages(messages: Any) -> None:
-    """Refuse what no provider takes."""
-    if not isinstance(messages, list):
-        raise UnreadableRequest(f"messages: expected a list, got {json_kind(messages)}.")
-    for place, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise UnreadableRequest(
-                f"messages[{place}]: expected an object, got {json_kind(message)}."
-            )
-        content = message.get("content")
-        if isinstance(content, list):
-            _check_parts(content, f"messages[{place}].content")
-        elif content is not None and not isinstance(content, str):
-            raise UnreadableRequest(
-                f"messages[{place}].content: expected text or a list of parts, "
-                f"got {json_kind(content)}."
-            )
-
-
-def _check_parts(parts: list[Any], path: str) -> None:
-    for place, part in enumerate(parts):
-        if not isinstance(part, dict | str):  # vLLM takes bare texts
-            raise UnreadableRequest(f"{path}[{place}]: expected an object, got {json_kind(part)}.")
 
 
 def _wanted(ask: Ask) -> int:

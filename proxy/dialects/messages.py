@@ -14,6 +14,7 @@ from cache_backends.base import ChatGeneration, Generation
 from proxy import keys
 from proxy.dialects import messages_ask, messages_tell
 from proxy.dialects.base import CACHING, QUEUE, TELLING, Fields, JsonDialect, Recorder
+from proxy.dialects.checks import check_content, check_messages
 from proxy.dialects.facts import count, is_json, usage_of
 from proxy.dialects.messages_merge import Merge, MergeError
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
@@ -113,8 +114,8 @@ class Messages(JsonDialect):
         self, body: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any], tuple[Ignored, ...]]:
         if "messages" in body:
-            messages_ask.check_messages(body["messages"])
-        messages_ask.check_content(body.get("system"), "system")
+            check_messages(body["messages"], "blocks")
+        check_content(body.get("system"), "system", "blocks")
         asked, parameters, ignored = super()._split(body)
         if (system := messages_ask.without_digest(asked.get("system"))) != asked.get("system"):
             asked["system"] = system

@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.dialects.base import json_kind
-from proxy.errors import UnreadableRequest
 from proxy.models import UNBOUNDED, Bounds
 
 # Fields that lead to what others may change, or that ask about more than an answer: the provider's
@@ -31,32 +29,6 @@ _ACTING_TOOL = re.compile(r"(advisor|code_execution|mcp_toolset|web_fetch|web_se
 _ATTRIBUTION = re.compile(r"(x-anthropic-billing-header:[^\n]*?\bcch=)[0-9a-f]+")
 # Blocks by which the model is given back what it thought, readable to the provider only.
 _THOUGHTS = ("compaction", "redacted_thinking", "thinking")
-
-
-def check_messages(messages: Any) -> None:
-    """Refuse what no provider takes."""
-    if not isinstance(messages, list):
-        raise UnreadableRequest(f"messages: expected a list, got {json_kind(messages)}.")
-    for place, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise UnreadableRequest(
-                f"messages[{place}]: expected an object, got {json_kind(message)}."
-            )
-        check_content(message.get("content"), f"messages[{place}].content")
-
-
-def check_content(content: Any, path: str) -> None:
-    """The same of what is said in a message, or to the system."""
-    if isinstance(content, list):
-        for place, block in enumerate(content):
-            if not isinstance(block, dict | str):  # some servers take bare texts
-                raise UnreadableRequest(
-                    f"{path}[{place}]: expected an object, got {json_kind(block)}."
-                )
-    elif content is not None and not isinstance(content, str):
-        raise UnreadableRequest(
-            f"{path}: expected text or a list of blocks, got {json_kind(content)}."
-        )
 
 
 def without_digest(system: Any) -> Any:

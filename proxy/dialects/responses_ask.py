@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from proxy.dialects.base import json_kind
+from proxy.dialects.checks import check_content
 from proxy.errors import UnreadableRequest
 from proxy.models import Bounds
 
@@ -45,13 +46,8 @@ _THOUGHTS = frozenset({"compaction", "reasoning"})
 
 def check_input(asked: Any) -> None:
     """Refuse what no provider takes."""
-    if isinstance(asked, str) or asked is None:
-        return
-    if not isinstance(asked, list):
-        raise UnreadableRequest(f"input: expected text or a list of items, got {json_kind(asked)}.")
-    for place, item in enumerate(asked):
-        if not isinstance(item, dict | str):  # some servers take bare texts
-            raise UnreadableRequest(f"input[{place}]: expected an object, got {json_kind(item)}.")
+    check_content(asked, "input", "items")
+    for place, item in enumerate(asked if isinstance(asked, list) else ()):
         content = item.get("content") if isinstance(item, dict) else None
         if isinstance(content, bool | int | float):
             raise UnreadableRequest(
