@@ -254,7 +254,7 @@ class NullCache(EntryCache):
         return None
 
 
-def require_generations(return_val: Sequence[Generation]) -> None:
+def require_generations(return_val: Sequence[object]) -> None:
     """Refuse an empty answer: as a hit it would break every LangChain model (`IndexError`)."""
     if not return_val:
         raise ValueError("return_val must hold at least one generation")

@@ -69,26 +69,16 @@ class LangChainCache(PlainCache):
         await super().aclear(**kwargs)
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        for _ in range(MAX_TRIES - 1):
-            try:
+        for left in reversed(range(MAX_TRIES)):
+            with _another_try(left):
                 super().update(prompt, llm_string, return_val)
-            except Exception as exc:
-                if not _lost_race(exc):
-                    raise
-            else:
                 return
-        super().update(prompt, llm_string, return_val)
 
     async def _put(self, key: Key, sealed: list[Any]) -> None:
-        for _ in range(MAX_TRIES - 1):
-            try:
+        for left in reversed(range(MAX_TRIES)):
+            with _another_try(left):
                 await super()._put(key, sealed)
-            except Exception as exc:
-                if not _lost_race(exc):
-                    raise
-            else:
                 return
-        await super()._put(key, sealed)
 
     def _require_leave(self) -> None:
         if not self._allow_clear:
@@ -107,9 +97,15 @@ class LangChainCache(PlainCache):
         return super()._native(name)
 
 
-def _lost_race(exc: Exception) -> bool:
-    # By its name: SQLAlchemy and each driver have a class of their own.
-    return type(exc).__name__ == "IntegrityError"
+@contextmanager
+def _another_try(left: int) -> Iterator[None]:
+    """Bear a lost race if so many tries are left."""
+    try:
+        yield
+    except Exception as exc:
+        # By its name: SQLAlchemy and each driver have a class of their own.
+        if not left or type(exc).__name__ != "IntegrityError":
+            raise
 
 
 def _carrier(sealed: Generation) -> lc.Generation:
@@ -154,7 +150,7 @@ class CacheForLangChain(LangChainBaseCache):
         return None
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[lc.Generation]) -> None:
-        _require(return_val)
+        require_generations(return_val)
         with _forgiving("update"):
             self._cache.update(prompt, llm_string, _kept(return_val))
 
@@ -169,7 +165,7 @@ class CacheForLangChain(LangChainBaseCache):
     async def aupdate(
         self, prompt: str, llm_string: str, return_val: Sequence[lc.Generation]
     ) -> None:
-        _require(return_val)
+        require_generations(return_val)
         with _forgiving("update"):
             await self._cache.aupdate(prompt, llm_string, _kept(return_val))
 
@@ -185,11 +181,6 @@ def _forgiving(what: str) -> Iterator[None]:
         log.info("cache %s: an answer is passed over: %s", what, exc)
     except (CacheError, UnicodeError) as exc:
         log.warning("cache %s failed: %s", what, exc)
-
-
-def _require(return_val: Sequence[lc.Generation]) -> None:
-    if not return_val:
-        require_generations(())
 
 
 def _hit(found: list[Generation] | None) -> list[lc.Generation] | None:
