@@ -43,7 +43,7 @@ class LangChainCache(PlainCache):
 
     Its own async methods are used where it has them, else the sync ones in threads. It is handed
     real `Generation`s and `ChatGeneration`s. Their text is the answer's; all the rest is in one
-    opaque string of their `generation_info` (see `plain`), whatever of a message the cache keeps.
+    opaque string of their `generation_info` (`plain_seal`), whatever of a message `cache` keeps.
     What `cache` raises goes through unchanged.
 
     `clear` raises `Unsupported` unless `allow_clear` is set: many of LangChain's caches remove more

@@ -21,7 +21,7 @@ from cache_backends import (
     Key,
     PlainCache,
 )
-from cache_backends.plain import SEAL, latest_write, seal, unseal
+from cache_backends.plain_seal import SEAL, latest_write, seal, unseal
 from tests.cache_backends.conformance import CHAT, EntryConformance, entry_of
 from tests.fakes.clock import FakeClock
 
