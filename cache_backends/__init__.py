@@ -25,6 +25,7 @@ from cache_backends.urls import open_cache
 
 if TYPE_CHECKING:
     from cache_backends.postgres import PostgresCache
+    from cache_backends.redis import RedisCache
     from cache_backends.sqlite import SQLiteCache
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "PostgresCache",
     "Purge",
     "PurgeLog",
+    "RedisCache",
     "SQLiteCache",
     "SharedCache",
     "Summary",
@@ -56,6 +58,7 @@ __all__ = [
 # Their drivers are loaded only for those who ask for them.
 _WITH_DRIVERS = {
     "PostgresCache": "postgres",
+    "RedisCache": "redis",
     "SQLiteCache": "sqlite",
 }
 
