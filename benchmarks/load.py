@@ -86,7 +86,7 @@ def measure(
         wall = time.perf_counter() - began
         share = (time.process_time() - cpu) / wall
     times.sort()
-    return Rate(len(times), len(times) / wall, _quantile(times, 0.5), _quantile(times, 0.99), share)
+    return Rate(len(times), len(times) / wall, quantile(times, 0.5), quantile(times, 0.99), share)
 
 
 def ask_once(port: int, request: bytes, mark: bytes = b"HTTP") -> None:
@@ -136,5 +136,5 @@ def _connected(
             connection.sock.close()
 
 
-def _quantile(ordered: list[float], share: float) -> float:
+def quantile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,4 +1,4 @@
-"""The one table that a run prints."""
+"""The table about the proxy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import NamedTuple
 
+from benchmarks.columns import aligned
 from benchmarks.rounds import CONNECTIONS, Results
 
 HIT_TARGET = 0.6
@@ -54,15 +55,7 @@ def table(results: Results) -> str:
     lines = [head, *_rates(results, _HITS, HIT_TARGET), Line("")]
     lines += [*_rates(results, _MISSES, MISS_TARGET), Line("")]
     lines += [*_flows(results), *_crowd(results)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = "\n".join(_aligned(line, widths) for line in lines)
-    return "\n".join([text, *_remarks(results)])
-
-
-def _aligned(line: Line, widths: list[int]) -> str:
-    cells = [line.what.ljust(widths[0])]
-    cells += [cell.rjust(width) for cell, width in zip(line[1:-1], widths[1:-1], strict=True)]
-    return "  ".join([*cells, line.mark]).rstrip()
+    return "\n".join([aligned(lines), *_remarks(results)])
 
 
 def _rates(results: Results, names: dict[str, str], target: float) -> Iterator[Line]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 _START_S = 20.0
@@ -60,7 +60,9 @@ class Servers:
         self._started: list[Started] = []
 
     def provider(self) -> Started:
-        return self._start("provider", self._cores.load, lambda port: ["benchmarks.provider", port])
+        return self._module(
+            "provider", self._cores.load, lambda port: ["benchmarks.provider", port]
+        )
 
     def bare(self) -> Started:
         return self._asgi("bare", "bare")
@@ -75,7 +77,7 @@ class Servers:
         def command(port: str) -> list[str]:
             return ["uvicorn", f"benchmarks.{app}:app", "--port", port, *fast]
 
-        return self._start(name, self._cores.server, command, environment)
+        return self._module(name, self._cores.server, command, environment)
 
     def proxy(self, name: str, upstream: Started, cache: str) -> Started:
         """The proxy as anybody starts it."""
@@ -84,7 +86,7 @@ class Servers:
         def command(port: str) -> list[str]:
             return ["proxy", "serve", "--port", port, "--upstream", url, "--cache", cache]
 
-        return self._start(name, self._cores.server, command)
+        return self._module(name, self._cores.server, command)
 
     def sqlite(self, name: str) -> str:
         """The URL of a new database."""
@@ -99,23 +101,34 @@ class Servers:
             except subprocess.TimeoutExpired:
                 server.process.kill()
 
-    def _start(
+    def _module(
         self,
         name: str,
         core: int | None,
         command: Callable[[str], list[str]],
         environment: dict[str, str] | None = None,
     ) -> Started:
+        return self.start(
+            name,
+            core,
+            lambda port: [sys.executable, "-m", *command(port)],
+            cwd=ROOT,
+            env=clean_environment() | (environment or {}),
+        )
+
+    def start(
+        self, name: str, core: int | None, command: Callable[[str], list[str]], **surroundings: Any
+    ) -> Started:
+        """Start what listens on the port that its command is given."""
         port = _free_port()
         printed = self._folder / f"{name}.log"
         with printed.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command(str(port))],
-                cwd=ROOT,
-                env=_clean_environment() | (environment or {}),
+                command(str(port)),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                **surroundings,
             )
         if core is not None:
             os.sched_setaffinity(process.pid, {core})
@@ -153,6 +166,6 @@ def _free_port() -> int:
         return port
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """Settings of the proxy that the user may have are not what is measured."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}
