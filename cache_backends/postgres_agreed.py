@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-import orjson
-
 from cache_backends.postgres_session import Session
-from cache_backends.shared import EVERYTHING, Filter, Purge, PurgeLog
+from cache_backends.shared import Filter, Purge, PurgeLog
 
 # A longer name is told by its digest, as an index takes no more than 2,700 bytes.
 NAME_BYTES = 200
@@ -57,13 +55,14 @@ async def fact(session: Session, name: str, default: str) -> str:
 
 async def purges(session: Session, after: int) -> PurgeLog:
     rows = await session.fetch(PURGES, after)
-    store, head = rows[0][:2]
-    log = [Purge(row[2], row[3], _filter(row[4]), row[5]) for row in rows if row[2] is not None]
-    return PurgeLog(store, head, tuple(log))
+    store, head, *_ = rows[0]
+    log = (row[2:] for row in rows if row[2] is not None)
+    purges = [Purge(number, last, Filter.of_bytes(said), at) for number, last, said, at in log]
+    return PurgeLog(store, head, tuple(purges))
 
 
 async def announce(session: Session, filter: Filter) -> int:
-    ((number,),) = await session.fetch(ANNOUNCE, orjson.dumps(filter.as_json()))
+    ((number,),) = await session.fetch(ANNOUNCE, filter.as_bytes())
     return int(number)
 
 
@@ -82,15 +81,6 @@ async def release(session: Session, name: str, holder: str) -> None:
 async def delete_leases(session: Session) -> None:
     """Those whose holders have not come back."""
     await session.fetch(DELETE_LEASES)
-
-
-def _filter(said: bytes) -> Filter:
-    """What was purged; where that cannot be read any more, it may have been anything."""
-    try:
-        found = orjson.loads(said)
-        return Filter.of_json(found) if isinstance(found, dict) else EVERYTHING
-    except ValueError:
-        return EVERYTHING
 
 
 def _name(name: str) -> bytes:

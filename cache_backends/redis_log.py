@@ -5,8 +5,6 @@ from __future__ import annotations
 from secrets import token_hex
 from typing import Any
 
-import orjson
-
 from cache_backends.base import CacheError
 from cache_backends.redis_connection import Connections
 from cache_backends.redis_rows import Names
@@ -30,8 +28,8 @@ class Agreements:
         return PurgeLog(store.decode(errors="replace"), int(float(head)), tuple(purges))
 
     async def announce(self, filter: Filter) -> int:
-        said = orjson.dumps(filter.as_json())
-        return int(await self._eval(ANNOUNCE, self._names.log, token_hex(16), said))
+        log = self._names.log
+        return int(await self._eval(ANNOUNCE, log, token_hex(16), filter.as_bytes()))
 
     async def forget(self, number: int) -> None:
         log = self._names.log
@@ -71,6 +69,6 @@ def _purge(row: bytes, number: int) -> Purge:
         written, previous, at, said = row.split(b" ", 3)
         if int(written) != number:
             raise ValueError("a row of another number")
-        return Purge(number, int(previous), Filter.of_json(orjson.loads(said)), float(at))
-    except (ValueError, AttributeError):
+        return Purge(number, int(previous), Filter.of_bytes(said), float(at))
+    except ValueError:
         return Purge(number, 0, EVERYTHING, number / 1000)

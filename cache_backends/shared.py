@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+import orjson
+
 from cache_backends.base import Entry, EntryCache
 
 # Of the prompt in a listing.
@@ -60,10 +62,10 @@ class Filter:
         return {name: value for name, value in said.items() if value is not None}
 
     @classmethod
-    def of_json(cls, said: Mapping[str, Any]) -> Filter:
+    def of_json(cls, said: Any) -> Filter:
         """The reverse of `as_json`; `ValueError` for anything else."""
         known = {each.name for each in fields(cls)}
-        if not said.keys() <= known:
+        if not isinstance(said, dict) or not said.keys() <= known:
             raise ValueError(f"a filter knows {', '.join(sorted(known))}")
         values = dict(said)
         if "ids" in values:
@@ -75,6 +77,18 @@ class Filter:
             if type(values.get(name, 0)) not in (int, float):
                 raise ValueError(f"{name}: expected Unix seconds")
         return cls(**values)
+
+    def as_bytes(self) -> bytes:
+        """As a row of the log keeps it."""
+        return orjson.dumps(self.as_json())
+
+    @classmethod
+    def of_bytes(cls, said: bytes) -> Filter:
+        """The reverse of `as_bytes`. What cannot be read may have meant anything: everything."""
+        try:
+            return cls.of_json(orjson.loads(said))
+        except ValueError:
+            return cls()
 
 
 EVERYTHING = Filter()

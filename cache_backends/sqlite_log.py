@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import apsw
-import orjson
 
-from cache_backends.shared import EVERYTHING, Filter, Purge, PurgeLog
+from cache_backends.shared import Filter, Purge, PurgeLog
 
 # SQLite counts no further.
 MAX_NUMBER = 2**63 - 1
@@ -29,7 +28,7 @@ def read(connection: apsw.Connection, after: int) -> PurgeLog:
         (min(after, MAX_NUMBER),),
     )
     purges = tuple(
-        Purge(number, previous, _filter(said), at) for number, previous, said, at in found
+        Purge(number, previous, Filter.of_bytes(said), at) for number, previous, said, at in found
     )
     return PurgeLog(name.hex(), head, purges)
 
@@ -55,7 +54,7 @@ class Announcement:
 
 
 def announcement(filter: Filter, now: float) -> Announcement:
-    return Announcement(orjson.dumps(filter.as_json()), now)
+    return Announcement(filter.as_bytes(), now)
 
 
 def forget(connection: apsw.Connection, number: int) -> None:
@@ -64,12 +63,3 @@ def forget(connection: apsw.Connection, number: int) -> None:
         "DELETE FROM purges WHERE number <= ? AND number < (SELECT max(number) FROM purges)",
         (min(number, MAX_NUMBER),),
     )
-
-
-def _filter(said: bytes) -> Filter:
-    """A purge that cannot be read may have meant anything: it covers everything."""
-    try:
-        found: Any = orjson.loads(said)
-        return Filter.of_json(found) if isinstance(found, dict) else EVERYTHING
-    except ValueError:
-        return EVERYTHING
