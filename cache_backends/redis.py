@@ -12,9 +12,9 @@ from typing import Any
 from cache_backends.base import Entry, Generation, Key, Totals
 from cache_backends.codec import CodecError
 from cache_backends.loops import LoopThread
+from cache_backends.redis_agreed import Agreements
 from cache_backends.redis_connection import Connections
 from cache_backends.redis_index import Index
-from cache_backends.redis_log import Agreements
 from cache_backends.redis_place import Place
 from cache_backends.redis_rows import Names, is_id, pack, unpack
 from cache_backends.redis_server import Command
