@@ -41,8 +41,7 @@ class Database:
     def __init__(self, url: str, schema: str) -> None:
         self._url = url
         self.schema = schema
-        parts = urlsplit(url)
-        self.place = f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self.place = _place(url)
         self.prepares = True
 
     def __repr__(self) -> str:
@@ -128,6 +127,16 @@ class Session:
 
     def _text(self, statement: str) -> str:
         return statement.replace("{schema}", self._database.schema)
+
+
+def _place(url: str) -> str:
+    """Where it leads, without the login; `ValueError` where a part of that may stand elsewhere."""
+    parts = urlsplit(url)
+    if "@" in parts.path + parts.fragment or (not parts.path and "@" in parts.query):
+        raise ValueError(
+            "url cannot be read: a /, ? or # in its user or password must be written %2F, %3F, %23"
+        )
+    return f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def is_missing(exc: Exception) -> bool:

@@ -75,12 +75,14 @@ def _service_and_database(kind: str, path: str) -> tuple[str, int]:
     if kind == "sentinel" and not service:
         raise ValueError("name the service: redis+sentinel://host:26379/service/0")
     if not (database or "0").isdecimal():
-        raise ValueError(f"the database must be a number, not {database!r}")
+        raise ValueError("the database must be a number")
     return unquote(service), int(database or "0")
 
 
 def _options(login: str, url: str, *, tls: bool) -> dict[str, Any]:
     """User, password and the query, as redis-py reads them."""
+    if "#" in login:
+        raise ValueError("a # in the URL's user or password must be written %23")
     query = url.partition("?")[2]
     options: dict[str, Any] = dict(parse_url(f"redis://{login}@host?{query}"))
     for name in ("host", "port", "db", "connection_class"):

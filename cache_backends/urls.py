@@ -56,7 +56,7 @@ def open_cache(url: str, **options: Any) -> EntryCache:
     if not separator:
         return _own(url, given)
     if scheme not in _OPENERS:
-        raise ValueError(f"unknown cache {url!r}: expected {ACCEPTED}")
+        raise ValueError(f"unknown cache '{scheme}://': expected {ACCEPTED}")
     try:
         return _OPENERS[scheme](rest, given)
     except TypeError as exc:
@@ -149,11 +149,13 @@ def _own(url: str, options: Mapping[str, Any]) -> EntryCache:
         made = make(**_values(query))
         return made if isinstance(made, EntryCache) else PlainCache(made)
     except TypeError as exc:
-        raise ValueError(f"cannot make {url!r}: {exc}") from exc
+        raise ValueError(f"cannot make {place!r}: {exc}") from exc
 
 
 def _load(place: str) -> Callable[..., Any]:
     module, separator, name = place.partition(":")
+    if "@" in place:  # a URL with a slash too few, and a password
+        raise ValueError(f"unknown cache: expected {ACCEPTED}")
     if not separator or not module or not name:
         raise ValueError(f"unknown cache {place!r}: expected {ACCEPTED}")
     try:

@@ -146,7 +146,7 @@ def test_a_cache_of_langchains_that_cannot_be_made(
     ("url", "expected"),
     [
         ("mongodb://localhost", r"expected memory://, sqlite:///relative\.db, .*or module:Class"),
-        ("mysql://localhost/db", "unknown cache 'mysql://localhost/db'"),
+        ("mysql://localhost/db", "unknown cache 'mysql://': expected"),
         ("", "expected memory://"),
         ("cache.db", "expected memory://"),
         ("memory://x", "nothing may follow memory://"),
@@ -167,6 +167,27 @@ def test_what_is_accepted_is_said(url: str, expected: str) -> None:
     """A mistake in the setting is answered with the way out."""
     with pytest.raises(ValueError, match=expected):
         open_cache(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgress://me:secret@host/db",
+        "postgres:/me:secret@host/db",
+        "postgresql://me:1/secret@host/db",
+        "postgresql://me:1#secret@host/db",
+        "postgresql://me:1?secret@host/db",
+        "postgresql://me:1@2/secret@host/db",
+        "redis://me:1/secret@host/0",
+        "redis://:secret#1@host/0",
+        "cache_backends:InMemoryCache?password=secret",
+    ],
+)
+def test_a_mistake_in_a_url_shows_no_password(url: str) -> None:
+    """Also where its scheme is misspelt, or what should be percent-encoded is not."""
+    with pytest.raises(ValueError) as told:
+        open_cache(url)
+    assert "secret" not in str(told.value)
 
 
 @pytest.mark.parametrize("url", ["memory://", "sqlite:///file.db"])
