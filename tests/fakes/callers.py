@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from statistics import median
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import httpx
 
 from tests.fakes.chat import MINE, asker, asking, words
-from tests.fakes.live_proxy import LiveProxy
+from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.oracle import expected
+
+T = TypeVar("T")
 
 # Within so many seconds after it was repaired a cache is in use again.
 RECOVERY_S = 5.0
@@ -22,12 +28,16 @@ LOOKUP_MS = 4 * 250.0
 SKIPPED_MS = 5.0
 
 
+# How an option is called that keeps those apart who share a server.
+PLACES = {"redis": "prefix", "postgresql": "schema"}
+
+
 class Callers:
     """`await callers.ask()`: what `X-Cache` says of a right answer to a question of its own."""
 
     def __init__(self, client: httpx.AsyncClient, live: LiveProxy) -> None:
         self._client = client
-        self._live = live
+        self.live = live
         self._ask = asker(client, live)
         self._numbers = count()
         self._lookups: list[float] = []  # what they took, in milliseconds
@@ -56,7 +66,7 @@ class Callers:
 
     async def trouble(self) -> str:
         """Why the cache cannot be used, as `/readyz` tells it; or ""."""
-        told = await self._client.get(f"{self._live.origin}/readyz")
+        told = await self._client.get(f"{self.live.origin}/readyz")
         assert told.status_code == 200
         assert "secret" not in told.text
         state: dict[str, str] = told.json()
@@ -90,3 +100,37 @@ class Callers:
         said = f"question {next(self._numbers)}"
         await self.ask(said)
         return await self.ask(said) == "HIT"
+
+
+async def with_and_without_memory(
+    proxy: StartProxy, client: httpx.AsyncClient, url: str, **cache: Any
+) -> list[Callers]:
+    """Callers of two proxies, the first without memory before its cache, each with its own cache.
+
+    `options` are passed on to the cache.
+    """
+    made = []
+    for memory_bytes in (0, 2**26):
+        options = cache.get("options", {}) | _place_of_its_own(url)
+        told = {"url": url, **cache, "options": options, "memory_bytes": memory_bytes}
+        live = await proxy(cache=told, server={"log_level": "warning"})
+        made.append(Callers(client, live))
+    return made
+
+
+def _place_of_its_own(url: str) -> dict[str, str]:
+    place = PLACES.get(urlsplit(url).scheme)
+    return {place: f"test_{uuid4().hex}"} if place else {}
+
+
+async def together(
+    do: Callable[[Callers], Awaitable[T]], all_callers: Sequence[Callers]
+) -> list[T]:
+    """Have all of them do it at once."""
+    return list(await asyncio.gather(*map(do, all_callers)))
+
+
+async def settled(all_callers: Sequence[Callers]) -> None:
+    """Return when nothing is under way any more in any of the proxies."""
+    await all_callers[-1].live.settled()  # which came last, and knows the tasks of the others
+    assert not any(callers.live.app.flights for callers in all_callers)
