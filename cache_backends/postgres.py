@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -15,17 +15,16 @@ from cache_backends import postgres_agreed as agreed
 from cache_backends import postgres_listing as listing
 from cache_backends import postgres_rows as rows
 from cache_backends.base import Entry, Generation, Key, Totals
+from cache_backends.batches import in_batches
 from cache_backends.loops import LoopThread
 from cache_backends.postgres_choice import blob
 from cache_backends.postgres_house import House
-from cache_backends.postgres_pool import Pools
+from cache_backends.postgres_pool import Pools, Work
 from cache_backends.postgres_schema import set_up
-from cache_backends.postgres_session import Database, Row, Session
-from cache_backends.shared import EVERYTHING, Filter, Page, PurgeLog, SharedCache
+from cache_backends.postgres_session import Database, Session
+from cache_backends.shared import AFTER_ALL, EVERYTHING, Filter, Page, PurgeLog, SharedCache
 
 T = TypeVar("T")
-
-Work = Callable[[Session], Awaitable[T]]
 
 KEEP_HOUSE_EVERY_S = 30.0
 # What one statement stores at most, and what the network is trusted to take a second.
@@ -34,8 +33,6 @@ STORE_BYTES = 8 * 2**20
 BYTES_PER_S = 16 * 2**20
 # For a batch of a listing, a removal or housekeeping: nobody waits there for an answer.
 BATCH_S = 5.0
-# Above every number of a purge.
-ALWAYS = 2**63 - 1
 
 
 class PostgresCache(SharedCache):
@@ -115,7 +112,8 @@ class PostgresCache(SharedCache):
     async def put_many(self, entries: Sequence[Entry]) -> None:
         now = self._clock()
         new = [rows.row_of(entry, now) for entry in entries]
-        for batch in _batches([row for row in new if self._house.fits(row)]):
+        fitting = [row for row in new if self._house.fits(row)]
+        for batch in in_batches(fitting, rows.row_bytes, most=STORE_ROWS, most_bytes=STORE_BYTES):
             size = sum(map(rows.row_bytes, batch))
             await self._run(
                 partial(rows.store, rows=batch), seconds=self._timeout + size / BYTES_PER_S
@@ -167,7 +165,7 @@ class PostgresCache(SharedCache):
         await self._run(partial(agreed.release, name=name, holder=holder))
 
     async def aclear(self, **kwargs: Any) -> None:  # noqa: ARG002 - accepted, as LangChain's does
-        await self.remove(EVERYTHING, before=ALWAYS)
+        await self.remove(EVERYTHING, before=AFTER_ALL)
 
     async def aclose(self) -> None:
         if self._thread.started:
@@ -213,20 +211,6 @@ async def _open(database: Database) -> Session:
         await session.close()
         raise
     return session
-
-
-def _batches(new: Iterable[Row]) -> Iterator[list[Row]]:
-    """What is stored by one statement each."""
-    batch: list[Row] = []
-    size = 0
-    for row in new:
-        if batch and (len(batch) == STORE_ROWS or size + rows.row_bytes(row) > STORE_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(row)
-        size += rows.row_bytes(row)
-    if batch:
-        yield batch
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Any
 
 from cache_backends.base import Entry, Generation, Key, Totals
+from cache_backends.batches import in_batches
 from cache_backends.codec import CodecError
 from cache_backends.loops import LoopThread
 from cache_backends.redis_agreed import Agreements
@@ -18,13 +19,11 @@ from cache_backends.redis_index import Index
 from cache_backends.redis_place import Place
 from cache_backends.redis_rows import Names, is_id, pack, unpack
 from cache_backends.redis_server import Command
-from cache_backends.shared import EVERYTHING, Filter, Page, PurgeLog, SharedCache
+from cache_backends.shared import AFTER_ALL, EVERYTHING, Filter, Page, PurgeLog, SharedCache
 
 # What is sent at once.
-PIPELINE_ENTRIES = 100
-PIPELINE_BYTES = 2**20
-# Greater than any number of a purge.
-NEVER_SEEN = 2**62
+BATCH_ENTRIES = 100
+BATCH_BYTES = 2**20
 
 Packed = tuple[Entry, bytes]
 
@@ -111,8 +110,11 @@ class RedisCache(SharedCache):
     async def put_many(self, entries: Sequence[Entry]) -> None:
         # All are written before any is sent: who passed something unfit changed nothing.
         packed = [(entry, pack(entry)) for entry in map(self._with_end, entries)]
-        for some in _portions(packed):
-            await self._put(some)
+        batches = in_batches(
+            packed, lambda each: len(each[1]), most=BATCH_ENTRIES, most_bytes=BATCH_BYTES
+        )
+        for batch in batches:
+            await self._put(batch)
         await self._index.look_after(len(packed))
 
     async def delete(self, id: str) -> bool:
@@ -146,7 +148,7 @@ class RedisCache(SharedCache):
         return await self._index.totals()
 
     async def aclear(self, **kwargs: Any) -> None:  # noqa: ARG002 - accepted, as LangChain's does
-        await self._index.remove(EVERYTHING, NEVER_SEEN)
+        await self._index.remove(EVERYTHING, AFTER_ALL)
 
     async def aclose(self) -> None:
         await self._connections.aclose()
@@ -209,16 +211,3 @@ class RedisCache(SharedCache):
 def _drop(connections: Connections, thread: LoopThread) -> None:
     connections.close_soon()
     thread.close()
-
-
-def _portions(packed: Sequence[Packed]) -> Iterator[list[Packed]]:
-    some: list[Packed] = []
-    size = 0
-    for each in packed:
-        if some and (len(some) == PIPELINE_ENTRIES or size + len(each[1]) > PIPELINE_BYTES):
-            yield some
-            some, size = [], 0
-        some.append(each)
-        size += len(each[1])
-    if some:
-        yield some

@@ -22,6 +22,8 @@ from cache_backends.base import Entry, EntryCache
 
 # Of the prompt in a listing.
 PREVIEW_CHARS = 500
+# A number after those of all purges: that of an entry, in `seen`, is below.
+AFTER_ALL = 2**63 - 1
 # The facts in `Entry.about` that entries can be chosen by.
 CHOSEN_BY = ("provider", "dialect", "model", "namespace", "client")
 

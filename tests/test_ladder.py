@@ -46,6 +46,7 @@ STRANGERS = {
     "cache_backends": (
         "",
         "base",
+        "batches",
         "codec",
         "cursors",
         "lanes",
