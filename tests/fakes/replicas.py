@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from cache_backends import SharedCache, open_cache
@@ -21,7 +23,7 @@ class SharedStore:
     """A store that no other test uses: its URL, and what else the cache is told."""
 
     url: str
-    options: dict[str, str]
+    options: dict[str, Any]
 
     @classmethod
     def of(cls, kind: str, request: pytest.FixtureRequest) -> SharedStore:
@@ -35,6 +37,10 @@ class SharedStore:
         """The same by another way."""
         return replace(self, url=url)
 
+    def told(self, **options: Any) -> SharedStore:
+        """The same, told more."""
+        return replace(self, options=self.options | options)
+
     def open(self) -> SharedCache:
         cache = open_cache(self.url, **self.options)
         assert isinstance(cache, SharedCache)
@@ -42,7 +48,9 @@ class SharedStore:
 
     def config(self, said: str) -> str:
         """What a proxy is told to use it; `said` are lines of `[cache]`."""
-        options = "".join(f'{name} = "{value}"\n' for name, value in self.options.items())
+        options = "".join(
+            f"{name} = {orjson.dumps(value).decode()}\n" for name, value in self.options.items()
+        )
         return f'[cache]\nurl = "{self.url}"\n{said}\n[cache.options]\n{options}'
 
 
