@@ -77,6 +77,15 @@ def entry_id(prompt: str, llm_string: str) -> str:
     return digest.hexdigest()
 
 
+def id_bytes(id: str) -> bytes:
+    """The id as databases keep it; what is no id becomes nothing, and finds nothing."""
+    try:
+        found = bytes.fromhex(id)
+    except ValueError:
+        return b""
+    return found if found.hex() == id else b""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A stored answer. Times are Unix seconds; `None` means without end.

@@ -8,6 +8,7 @@ raises `CodecError`, which a backend treats as a miss.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 import orjson
@@ -79,6 +80,11 @@ def decode(value: bytes) -> Stored:
     _check("about", isinstance(fields["about"], dict))
     generations = [_generation(each) for each in fields["generations"]]
     return Stored(generations, tuple(fields["tags"]), fields["about"])
+
+
+def are_times(times: Sequence[float | None]) -> bool:
+    """Are these times of an entry, as stored beside its bytes? `None` is without end."""
+    return all(time is None or isfinite(time) for time in times)
 
 
 def _plain(generation: Generation) -> _Object:

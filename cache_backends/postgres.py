@@ -14,10 +14,9 @@ from urllib.parse import urlsplit
 from cache_backends import postgres_agreed as agreed
 from cache_backends import postgres_listing as listing
 from cache_backends import postgres_rows as rows
-from cache_backends.base import Entry, Generation, Key, Totals
+from cache_backends.base import Entry, Generation, Key, Totals, id_bytes
 from cache_backends.batches import in_batches
 from cache_backends.loops import LoopThread
-from cache_backends.postgres_choice import blob
 from cache_backends.postgres_house import House
 from cache_backends.postgres_pool import Pools, Work
 from cache_backends.postgres_schema import set_up
@@ -127,7 +126,7 @@ class PostgresCache(SharedCache):
         self._keep_house()
 
     async def delete(self, id: str) -> bool:
-        return await self._run(partial(rows.delete, id=blob(id)))
+        return await self._run(partial(rows.delete, id=id_bytes(id)))
 
     async def fact(self, name: str, default: str) -> str:
         return await self._run(partial(agreed.fact, name=name, default=default))

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
-from cache_backends.base import Entry
+from cache_backends.base import Entry, id_bytes
 from cache_backends.shared import CHOSEN_BY, Filter
 
 # A longer mark is told by its digest, as an index takes no more than 2,700 bytes.
@@ -20,7 +20,7 @@ class Conditions:
         self.values: list[Any] = []
         self._texts: list[str] = []
         if filter.ids is not None:
-            self.add("id = ANY ({}::bytea[])", [blob(each) for each in filter.ids])
+            self.add("id = ANY ({}::bytea[])", [id_bytes(each) for each in filter.ids])
         if marks := _marks_of_filter(filter):
             self.add("marks @> {}::text[]", marks)
         if filter.stored_before is not None:
@@ -42,15 +42,6 @@ def marks_of_entry(entry: Entry) -> list[str]:
     facts = [(name, entry.about.get(name)) for name in CHOSEN_BY]
     marks = [_mark(name, value) for name, value in facts if isinstance(value, str)]
     return marks + [_mark("tag", tag) for tag in dict.fromkeys(entry.tags)]
-
-
-def blob(id: str) -> bytes:
-    """The id as it is stored; what is no id finds nothing."""
-    try:
-        found = bytes.fromhex(id)
-    except ValueError:
-        return b""
-    return found if found.hex() == id else b""
 
 
 def _marks_of_filter(filter: Filter) -> list[str]:

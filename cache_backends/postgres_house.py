@@ -12,8 +12,7 @@ from typing import Any
 
 from cache_backends import postgres_agreed as agreed
 from cache_backends import postgres_rows as rows
-from cache_backends.base import CacheError, Key
-from cache_backends.postgres_choice import blob
+from cache_backends.base import CacheError, Key, id_bytes
 from cache_backends.postgres_session import Row, Session
 
 logger = logging.getLogger("cache_backends.postgres")
@@ -112,7 +111,7 @@ class House:
 
     def _note_used(self, key: Key, used_at: float, now: float) -> None:
         if now - used_at > USE_GRAIN_S and len(self._used) < MAX_MARKS:
-            self._used[blob(key.id)] = now
+            self._used[id_bytes(key.id)] = now
 
     def _note_broken(self, row: Row) -> None:
         self._broken.append(row)

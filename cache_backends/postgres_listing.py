@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from cache_backends.codec import are_times
 from cache_backends.postgres_choice import Conditions
-from cache_backends.postgres_rows import DELETE_ROWS, are_times
+from cache_backends.postgres_rows import DELETE_ROWS
 from cache_backends.postgres_session import Row, Session
 from cache_backends.shared import PREVIEW_CHARS, Filter, Page, Summary
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import isfinite
 from typing import NamedTuple
 
 import orjson
 
-from cache_backends.base import Entry, Key, Totals
-from cache_backends.codec import CodecError, decode, encode
-from cache_backends.postgres_choice import blob, marks_of_entry
+from cache_backends.base import Entry, Key, Totals, id_bytes
+from cache_backends.codec import CodecError, are_times, decode, encode
+from cache_backends.postgres_choice import marks_of_entry
 from cache_backends.postgres_session import Row, Session
 
 # What a row costs beside its strings: its numbers, its places in the table and five indexes.
@@ -174,7 +173,7 @@ async def totals(session: Session) -> Totals:
 def _read(key: Key, row: Row, now: float) -> Found:
     stored_at, expires_at, retained_until, used_at, seen, value = row
     times = (stored_at, expires_at, retained_until)
-    broken = Found(broken=(blob(key.id), *times, value))
+    broken = Found(broken=(id_bytes(key.id), *times, value))
     if not are_times(times):
         return broken
     if retained_until is not None and retained_until <= now:
@@ -188,8 +187,4 @@ def _read(key: Key, row: Row, now: float) -> Found:
 
 
 def _asked(key: Key) -> tuple[bytes, bytes, bytes]:
-    return blob(key.id), key.prompt.encode(), key.llm_string.encode()
-
-
-def are_times(times: Sequence[float | None]) -> bool:
-    return all(time is None or isfinite(time) for time in times)
+    return id_bytes(key.id), key.prompt.encode(), key.llm_string.encode()

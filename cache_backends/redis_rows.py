@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from math import isfinite, isnan, nan
+from math import isnan, nan
 from struct import Struct
 from typing import Any, NamedTuple
 
 import orjson
 
 from cache_backends.base import CacheError, Entry, Key, entry_id
-from cache_backends.codec import CodecError, decode, encode
+from cache_backends.codec import CodecError, are_times, decode, encode
 from cache_backends.shared import PREVIEW_CHARS, Filter, Summary
 
 # Version, stored_at, expires_at, retained_until (NaN: without end), seen, then four lengths: of
@@ -109,7 +109,7 @@ def pack(entry: Entry) -> bytes:
     if size > MAX_VALUE_BYTES:
         raise CacheError(f"the entry has {size} bytes; Redis keeps at most {MAX_VALUE_BYTES}")
     times = (entry.stored_at, entry.expires_at, entry.retained_until)
-    if not all(time is None or isfinite(time) for time in times):
+    if not are_times(times):
         raise CacheError("the entry's times must be finite")
     numbers = _NUMBERS.pack(_VERSION, *map(_or_nan, times), entry.seen, *map(len, parts))
     return b"".join((numbers, *parts))
@@ -194,7 +194,7 @@ def _numbers(value: object) -> _Numbers:
         raise CodecError("no value of ours")
     version, stored_at, expires_at, retained_until, seen, *lengths = _NUMBERS.unpack_from(value)
     times = (stored_at, _time(expires_at), _time(retained_until))
-    if version != _VERSION or not all(time is None or isfinite(time) for time in times):
+    if version != _VERSION or not are_times(times):
         raise CodecError("no value of ours")
     return _Numbers(*times, seen, *_sums(_NUMBERS.size, lengths))
 

@@ -16,7 +16,7 @@ from cache_backends import sqlite_leases as leases
 from cache_backends import sqlite_listing as listing
 from cache_backends import sqlite_log as log
 from cache_backends import sqlite_rows as rows
-from cache_backends.base import Entry, Generation, Key, Totals
+from cache_backends.base import Entry, Generation, Key, Totals, id_bytes
 from cache_backends.cursors import cursor_of, place_of
 from cache_backends.lanes import Lane
 from cache_backends.shared import EVERYTHING, Filter, Page, PurgeLog, SharedCache, Summary
@@ -87,7 +87,7 @@ class SQLiteCache(SharedCache):
             await self._writer.ask(self._storing(entries))
 
     async def delete(self, id: str) -> bool:
-        return await self._writer.ask(partial(rows.delete, id=rows.blob(id)))
+        return await self._writer.ask(partial(rows.delete, id=id_bytes(id)))
 
     async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
         choice = Choice.of(filter)
@@ -196,7 +196,7 @@ class SQLiteCache(SharedCache):
 
 def _place(cursor: str) -> Place:
     stored_at, key_id = place_of(cursor)
-    return Place(stored_at, rows.blob(key_id))
+    return Place(stored_at, id_bytes(key_id))
 
 
 def _drop(reader: Lane, writer: Lane) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from cache_backends import sqlite_rows as rows
+from cache_backends.base import id_bytes
 from cache_backends.shared import CHOSEN_BY, Filter
 
 # Tags stand between these; UTF-8 has no such byte.
@@ -69,7 +69,7 @@ class Choice:
             conditions.append("instr(listing.tags, :tag)")
         if filter.ids is not None:
             bindings["ids"] = orjson.dumps(
-                [each for each in set(filter.ids) if _is_id(each)]
+                [each for each in set(filter.ids) if id_bytes(each)]
             ).decode()
         top, floor = HIGHEST, LOWEST
         if filter.stored_before is not None:
@@ -112,7 +112,3 @@ def unpacked(tags: bytes | None) -> tuple[str, ...]:
 def _text(said: str) -> str:
     said.encode()  # half a surrogate pair cannot be asked for
     return said
-
-
-def _is_id(said: str) -> bool:
-    return said != "" and rows.blob(said).hex() == said

@@ -16,7 +16,7 @@ import apsw
 from cache_backends import sqlite_leases as leases
 from cache_backends import sqlite_listing as listing
 from cache_backends import sqlite_rows as rows
-from cache_backends.base import CacheError, Entry, Key
+from cache_backends.base import CacheError, Entry, Key, id_bytes
 from cache_backends.sqlite_file import DatabaseFile, transaction
 from cache_backends.sqlite_log import Announcement
 
@@ -93,7 +93,7 @@ class Reader:
 
     def _note_used(self, key: Key, now: float) -> None:
         if len(self._notes.used) < MAX_MARKS:
-            self._notes.used[rows.blob(key.id)] = now
+            self._notes.used[id_bytes(key.id)] = now
             self._on_note()
 
     def _note_broken(self, row: rows.Row) -> None:

@@ -6,7 +6,6 @@ It is read in steps: where a filter fits few of many entries, nobody waits for t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import isfinite
 from typing import Any
 
 import apsw
@@ -14,7 +13,7 @@ import orjson
 
 from cache_backends import sqlite_rows as rows
 from cache_backends.base import Entry
-from cache_backends.codec import CodecError, Stored, decode
+from cache_backends.codec import CodecError, Stored, are_times, decode
 from cache_backends.shared import CHOSEN_BY, PREVIEW_CHARS, Summary
 from cache_backends.sqlite_choice import Choice, Place, packed, unpacked
 
@@ -128,7 +127,7 @@ def _rest(choice: Choice, found: list[Any], limit: int, end: Place) -> Place | N
 def _is_sound(row: tuple[Any, ...]) -> bool:
     """Rows with other times are no entries: whoever asks for one finds nothing."""
     stored_at, _, _, _, expires_at, retained_until, *_ = row
-    return all(time is None or isfinite(time) for time in (stored_at, expires_at, retained_until))
+    return are_times((stored_at, expires_at, retained_until))
 
 
 def _summary(connection: apsw.Connection, *row: Any) -> Summary:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import isfinite
 from typing import Any, NamedTuple
 
 import apsw
 
-from cache_backends.base import Entry, Key, Totals
-from cache_backends.codec import CodecError, decode, encode
+from cache_backends.base import Entry, Key, Totals, id_bytes
+from cache_backends.codec import CodecError, are_times, decode, encode
 
 # What a row costs beside its strings: its numbers, its places in the table and three indexes.
 ROW_OVERHEAD_BYTES = 256
@@ -86,7 +85,7 @@ def row_bytes(row: Row) -> int:
 
 def find(connection: apsw.Connection, key: Key, now: float) -> Found:
     """Read the row of this key. SQLite compares both strings."""
-    asked = (blob(key.id), key.prompt, key.llm_string)
+    asked = (id_bytes(key.id), key.prompt, key.llm_string)
     row = connection.execute(FIND, asked).fetchone()
     if row is None:
         return NOTHING
@@ -95,7 +94,7 @@ def find(connection: apsw.Connection, key: Key, now: float) -> Found:
         return NOTHING
     times = (stored_at, expires_at, retained_until)
     broken = Found(broken=(asked[0], *times, value))
-    if not all(time is None or isfinite(time) for time in times):
+    if not are_times(times):
         return broken
     try:
         stored = decode(value)
@@ -184,14 +183,6 @@ def fact_or(connection: apsw.Connection, name: str, default: str) -> str:
     connection.execute("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO NOTHING", (name, default))
     found = fact(connection, name)
     return default if found is None else found
-
-
-def blob(id: str) -> bytes:
-    """The id as it is stored; what is no id finds nothing."""
-    try:
-        return bytes.fromhex(id)
-    except ValueError:
-        return b""
 
 
 def _row(connection: apsw.Connection, query: str) -> Row:
