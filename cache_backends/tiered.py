@@ -25,7 +25,7 @@ LEASE_S = 1.0
 EARLY_S = 0.005
 # Rows of the log are kept for an hour: longer than a save takes to arrive.
 LOG_KEPT_S = 3600.0
-# How many are taken out at a time.
+# How many are taken out with one round trip.
 SHORTENED_ROWS = 100
 
 
@@ -63,6 +63,7 @@ class TieredCache(EntryCache):
         # For what is known, and what memory holds of it: nothing purged comes in between the two.
         self._lock = Lock()
         self._reading: asyncio.Task[None] | None = None
+        self._shortening: asyncio.Task[None] | None = None
         self._thread = LoopThread(f"sync calls of {shared!r}")
 
     def __repr__(self) -> str:
@@ -79,7 +80,7 @@ class TieredCache(EntryCache):
 
     async def keep_up(self) -> None:
         if self._trusted_until - self._monotonic() < self._lease_s / 2:
-            await self._read()
+            await self._catch_up()
 
     def peek(self, key: Key) -> Entry | None:
         left = self._trusted_until - self._monotonic()
@@ -89,7 +90,7 @@ class TieredCache(EntryCache):
 
     async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
         if not self.trusted:
-            await self._read()
+            await self._catch_up()
         found = [self._fresh(key) for key in keys]
         missing = [place for place, entry in enumerate(found) if entry is None]
         if not missing:
@@ -97,16 +98,16 @@ class TieredCache(EntryCache):
         brought = await self._shared.get_many([keys[place] for place in missing])
         # What others may ask for meanwhile, and share, must not have been purged before they did.
         if not self.trusted:
-            await self._read()
+            await self._catch_up()
         for place, entry in zip(missing, brought, strict=True):
             found[place] = entry
             await self._remember(entry)
-        return [None if entry is None or self.covered(entry) else entry for entry in found]
+        return [None if entry is None or self._purged(entry) else entry for entry in found]
 
     async def put_many(self, entries: Sequence[Entry]) -> None:
         if not self.trusted:
-            await self._read()
-        kept = [entry for entry in entries if self._may_be_kept(entry)]
+            await self._catch_up()
+        kept = [entry for entry in entries if not self.covered(entry)]
         if kept:
             await self._shared.put_many(kept)
         for entry in kept:
@@ -121,7 +122,7 @@ class TieredCache(EntryCache):
 
     def covered(self, entry: Entry) -> bool:
         with self._lock:
-            return self._known.covers(entry)
+            return entry.seen < self._known.forgotten or self._known.covers(entry)
 
     async def purge(self, filter: Filter) -> int:
         """Remove what the filter covers, here and everywhere; tell how many there were.
@@ -173,9 +174,10 @@ class TieredCache(EntryCache):
 
     async def aclose(self) -> None:
         await self._thread.aclose()
-        if self._reading is not None and not self._reading.done():
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
+        for task in (self._reading, self._shortening):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait({task})
         await self._shared.aclose()
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
@@ -194,24 +196,47 @@ class TieredCache(EntryCache):
             return None
         return entry
 
-    def _may_be_kept(self, entry: Entry) -> bool:
+    def _purged(self, entry: Entry) -> bool:
+        """As `covered`, for what the store had: it was removed when a purge was forgotten."""
         with self._lock:
-            return entry.seen >= self._known.forgotten and not self._known.covers(entry)
+            return self._known.covers(entry)
 
     async def _remember(self, entry: Entry | None) -> None:
         with self._lock:
             if entry is not None and not self._known.covers(entry):
                 await self._memory.put(entry)  # which never waits
 
-    def _read_soon(self) -> None:
-        if self._reading is None or self._reading.done():
-            with suppress(RuntimeError):  # no loop is running: who asks next reads
-                self._reading = asyncio.get_running_loop().create_task(self._look_after())
-
-    async def _look_after(self) -> None:
-        with suppress(CacheError):  # whoever needs the store next meets the same
+    async def _catch_up(self) -> None:
+        """Have the log read. Of many who come at once one reads it, the others wait for that."""
+        first = self._read_soon()
+        reading = self._reading
+        if reading is not None and reading.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait({reading})  # which goes on if this one is cancelled
+            if first and not reading.cancelled():
+                reading.result()
+                return
+        # Another's failed, or began so long ago that a purge may have become complete since.
+        if not self.trusted:
             await self._read()
-            await self._shorten()
+
+    def _read_soon(self) -> bool:
+        """Read the log beside, unless that is being done. Tell whether it was begun."""
+        if self._reading is not None and not self._reading.done():
+            return False
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # who asks next reads
+            return False
+        self._reading = loop.create_task(self._read())
+        self._reading.add_done_callback(self._was_read)
+        return True
+
+    def _was_read(self, reading: asyncio.Task[None]) -> None:
+        # Whoever needs the store next meets the same fault.
+        if reading.cancelled() or reading.exception() is not None:
+            return
+        if (self._shortening is None or self._shortening.done()) and self._old():
+            self._shortening = reading.get_loop().create_task(self._shorten())
 
     async def _read(self) -> None:
         """Bring the log up to date; from its beginning on, memory may be trusted for a lease."""
@@ -259,11 +284,14 @@ class TieredCache(EntryCache):
 
     async def _shorten(self) -> None:
         """Take old rows out of the log; once more carried out, as a save may have come late."""
+        with suppress(CacheError):  # they are taken out some other time
+            while old := self._old():
+                for purge in old:
+                    await self._shared.remove(purge.filter, before=purge.number)
+                await self._shared.forget(old[-1].number)
+                with self._lock:
+                    self._known.forget(old[-1].number)
+
+    def _old(self) -> list[Purge]:
         with self._lock:
-            old = self._known.old(self._clock() - LOG_KEPT_S, SHORTENED_ROWS)
-        for purge in old:
-            await self._shared.remove(purge.filter, before=purge.number)
-        if old:
-            await self._shared.forget(old[-1].number)
-            with self._lock:
-                self._known.forget(old[-1].number)
+            return self._known.old(self._clock() - LOG_KEPT_S, SHORTENED_ROWS)

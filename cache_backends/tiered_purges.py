@@ -7,6 +7,10 @@ from itertools import islice, takewhile
 from cache_backends.base import Entry
 from cache_backends.shared import Purge, PurgeLog
 
+# Rows that are kept, however young: about 10 MB. What is fetched for longer than it took that many
+# to come is not stored.
+MAX_ROWS = 10_000
+
 
 class KnownPurges:
     """The rows that were read and are not forgotten.
@@ -47,7 +51,12 @@ class KnownPurges:
         return news
 
     def begin_anew(self, read: PurgeLog) -> None:
-        """Learn a whole log that does not follow. What was known before still holds."""
+        """Learn a whole log that does not follow. What was known before still holds.
+
+        Where it is another store's, or lost its end, rows may be gone that were never read: all
+        that began until now is as if they were forgotten.
+        """
+        lost = self.store is not None and (read.store != self.store or read.head < self.head)
         rows = self._rows | {purge.number: purge for purge in read.purges}
         self._rows, self._broad, self._named = {}, [], {}
         for number in sorted(rows):
@@ -56,6 +65,10 @@ class KnownPurges:
         self.seen = max(self.seen, read.head)
         if read.purges:
             self.forgotten = max(self.forgotten, read.purges[0].previous)
+        if lost:
+            # No row has had this number, and the next one's will be greater: it is the time.
+            self.seen += 1
+            self.forgotten = self.seen
 
     def covers(self, entry: Entry) -> bool:
         """Is there a purge of this entry that its maker did not see?"""
@@ -68,10 +81,11 @@ class KnownPurges:
         )
 
     def old(self, since: float, most: int) -> list[Purge]:
-        """The first rows, if they are older; never the last of the log."""
-        rows = self._rows.values()
-        old = takewhile(lambda each: each.at < since and each.number < self.head, rows)
-        return list(islice(old, most))
+        """The first rows, if they are older, or too many; never the last of the log."""
+        too_many = len(self._rows) - MAX_ROWS
+        first = enumerate(islice(self._rows.values(), most))
+        old = takewhile(lambda row: row[0] < too_many or row[1].at < since, first)
+        return [purge for _, purge in old if purge.number < self.head]
 
     def forget(self, number: int) -> None:
         """Know this row, and all before it, no more."""
