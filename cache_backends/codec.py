@@ -82,6 +82,23 @@ def decode(value: bytes) -> Stored:
     return Stored(generations, tuple(fields["tags"]), fields["about"])
 
 
+def encode_label(tags: Sequence[str], about: Mapping[str, Any]) -> bytes:
+    """Write tags and facts by themselves, so that a listing need not read the answer."""
+    return orjson.dumps([list(tags), dict(about)])
+
+
+def decode_label(label: bytes) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Read what `encode_label` wrote; `CodecError` for anything else."""
+    try:
+        found = orjson.loads(label)
+    except orjson.JSONDecodeError as exc:
+        raise CodecError("no label") from exc
+    match found:
+        case [list(tags), dict(about)] if _all_text(tags):
+            return tuple(tags), about
+    raise CodecError("no label")
+
+
 def are_times(times: Sequence[float | None]) -> bool:
     """Are these times of an entry, as stored beside its bytes? `None` is without end."""
     return all(time is None or isfinite(time) for time in times)

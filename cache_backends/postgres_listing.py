@@ -5,13 +5,11 @@ from __future__ import annotations
 import struct
 from typing import Any, NamedTuple
 
-import orjson
-
-from cache_backends.codec import are_times
+from cache_backends.codec import CodecError, are_times, decode_label
 from cache_backends.postgres_choice import Conditions
 from cache_backends.postgres_rows import DELETE_ROWS
 from cache_backends.postgres_session import Row, Session
-from cache_backends.shared import PREVIEW_CHARS, Filter, Page, Summary
+from cache_backends.shared import PREVIEW_BYTES, Filter, Page, Summary, preview_of
 
 # Where a row is in a listing: when it was stored, and its id.
 Place = tuple[float, bytes]
@@ -42,7 +40,7 @@ class Listing(NamedTuple):
         said.add("(retained_until IS NULL OR retained_until > {})", now)
         if cursor is not None:
             said.add("(stored_at, id) < ({}, {})", *_place_of(cursor))
-        statement = PAGE.replace("{said}", str(said)).replace("{bytes}", str(PREVIEW_CHARS * 4))
+        statement = PAGE.replace("{said}", str(said)).replace("{bytes}", str(PREVIEW_BYTES))
         return cls(statement, [limit + 1, *said.values], limit)
 
 
@@ -69,7 +67,7 @@ async def remove(session: Session, filter: Filter, before: int, after: Place | N
 
 def _summary(row: Row) -> Summary:
     entry, stored_at, expires_at, retained_until, size, told, prompt = row
-    preview = prompt.decode(errors="ignore")[:PREVIEW_CHARS]
+    preview = preview_of(prompt)
     tags, about = _told(told)
     return Summary(entry.hex(), stored_at, expires_at, retained_until, size, preview, tags, about)
 
@@ -77,13 +75,9 @@ def _summary(row: Row) -> Summary:
 def _told(told: bytes) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Tags and facts, or none: other programs may write what they like."""
     try:
-        found = orjson.loads(told)
-    except orjson.JSONDecodeError:
+        return decode_label(told)
+    except CodecError:
         return (), {}
-    match found:
-        case [list(tags), dict(about)] if all(isinstance(tag, str) for tag in tags):
-            return tuple(tags), about
-    return (), {}
 
 
 def _cursor(row: Row) -> str:

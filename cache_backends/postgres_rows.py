@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import orjson
-
 from cache_backends.base import Entry, Key, Totals, id_bytes
-from cache_backends.codec import CodecError, are_times, decode, encode
+from cache_backends.codec import CodecError, are_times, decode, encode, encode_label
 from cache_backends.postgres_choice import marks_of_entry
 from cache_backends.postgres_session import Row, Session
 
@@ -100,7 +98,7 @@ NOTHING = Found()
 def row_of(entry: Entry, now: float) -> Row:
     """Write an entry as a row; `CodecError` if it cannot be, `ValueError` if its id is none."""
     value = encode(entry.generations, entry.tags, entry.about)
-    told = orjson.dumps([list(entry.tags), dict(entry.about)])
+    told = encode_label(entry.tags, entry.about)
     prompt, llm_string = entry.key.prompt.encode(), entry.key.llm_string.encode()
     return (
         bytes.fromhex(entry.key.id),

@@ -7,17 +7,22 @@ llm_string, and last the answer: a listing reads its beginning only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from hashlib import sha256
 from math import isnan, nan
 from struct import Struct
 from typing import Any, NamedTuple
 
-import orjson
-
 from cache_backends.base import CacheError, Entry, Key, entry_id
-from cache_backends.codec import CodecError, are_times, decode, encode
-from cache_backends.shared import PREVIEW_CHARS, Filter, Summary
+from cache_backends.codec import (
+    CodecError,
+    are_times,
+    decode,
+    decode_label,
+    encode,
+    encode_label,
+)
+from cache_backends.shared import PREVIEW_BYTES, Filter, Summary, preview_of
 
 # Version, stored_at, expires_at, retained_until (NaN: without end), seen, then four lengths: of
 # label, prompt, llm_string, answer.
@@ -25,7 +30,6 @@ _NUMBERS = Struct(">4sdddQIIII")
 _VERSION = b"LLM1"
 # Most labels and previews fit in what a listing reads at once; of the others the rest is fetched.
 HEAD_BYTES = 4096
-PREVIEW_BYTES = 4 * PREVIEW_CHARS
 # Redis keeps no longer strings.
 MAX_VALUE_BYTES = 512 * 2**20
 # What an entry costs beside its value: the key, its places in the index, the allocator's share.
@@ -103,7 +107,7 @@ def is_id(text: str) -> bool:
 def pack(entry: Entry) -> bytes:
     """Write an entry as a value; `CacheError` if it cannot be."""
     answer = encode(entry.generations, entry.tags, entry.about)
-    label = _label(entry.tags, entry.about)
+    label = encode_label(entry.tags, entry.about)
     parts = (label, entry.key.prompt.encode(), entry.key.llm_string.encode(), answer)
     size = _NUMBERS.size + sum(map(len, parts))
     if size > MAX_VALUE_BYTES:
@@ -126,7 +130,7 @@ def unpack(key: Key, value: bytes) -> Entry | None:
         _require_id(key.id, prompt, llm_string)
         return None
     stored = decode(value[numbers.llm_string :])
-    if value[_NUMBERS.size : numbers.label] != _label(stored.tags, stored.about):
+    if value[_NUMBERS.size : numbers.label] != encode_label(stored.tags, stored.about):
         raise CodecError("a label of another answer")
     return Entry(key, stored.generations, *numbers[:3], stored.tags, stored.about, numbers.seen)
 
@@ -140,11 +144,10 @@ def label_bytes(head: bytes) -> int:
 def read_label(id: str, head: bytes) -> Label:
     """Read the beginning of a value; `CodecError` if it is no entry's."""
     numbers = _numbers(head)
-    tags, about = _read(head[_NUMBERS.size : numbers.label])
-    preview = head[numbers.label : min(numbers.prompt, numbers.label + PREVIEW_BYTES)]
+    tags, about = decode_label(head[_NUMBERS.size : numbers.label])
+    prompt = head[numbers.label : min(numbers.prompt, numbers.label + PREVIEW_BYTES)]
     entry = Entry(Key(id, "", ""), [], *numbers[:3], tags, about, numbers.seen)
-    text = preview.decode(errors="ignore")[:PREVIEW_CHARS]
-    return Label(entry, text, numbers.answer)
+    return Label(entry, preview_of(prompt), numbers.answer)
 
 
 def counted(value_bytes: int) -> int:
@@ -163,21 +166,6 @@ def groups_of(filter: Filter) -> list[str]:
     """The groups that each hold all entries which the filter covers, if it names any."""
     said = [(name, getattr(filter, name)) for name in (*INDEXED, "tag")]
     return [_group(name, value) for name, value in said if value is not None]
-
-
-def _label(tags: tuple[str, ...], about: Mapping[str, Any]) -> bytes:
-    return orjson.dumps([tags, dict(about)])
-
-
-def _read(label: bytes) -> tuple[tuple[str, ...], dict[str, Any]]:
-    try:
-        found = orjson.loads(label)
-    except orjson.JSONDecodeError as exc:
-        raise CodecError("no label") from exc
-    match found:
-        case [list(tags), dict(about)] if all(isinstance(each, str) for each in tags):
-            return tuple(tags), about
-    raise CodecError("no label")
 
 
 def _group(name: str, value: str) -> str:

@@ -20,8 +20,9 @@ import orjson
 
 from cache_backends.base import Entry, EntryCache
 
-# Of the prompt in a listing.
+# Of the prompt in a listing; a character has four bytes at most.
 PREVIEW_CHARS = 500
+PREVIEW_BYTES = 4 * PREVIEW_CHARS
 # A number after those of all purges: that of an entry, in `seen`, is below.
 AFTER_ALL = 2**63 - 1
 # The facts in `Entry.about` that entries can be chosen by.
@@ -185,6 +186,11 @@ class SharedCache(ListedCache):
     @abstractmethod
     async def release(self, name: str, holder: str) -> None:
         """Give the lease back, if it is this holder's."""
+
+
+def preview_of(beginning: bytes) -> str:
+    """The preview of a prompt that begins so, cut anywhere behind it; whatever the bytes."""
+    return beginning.decode(errors="replace")[:PREVIEW_CHARS]
 
 
 def _ids(said: Any) -> tuple[str, ...]:

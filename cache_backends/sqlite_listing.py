@@ -14,7 +14,7 @@ import orjson
 from cache_backends import sqlite_rows as rows
 from cache_backends.base import Entry
 from cache_backends.codec import CodecError, Stored, are_times, decode
-from cache_backends.shared import CHOSEN_BY, PREVIEW_CHARS, Summary
+from cache_backends.shared import CHOSEN_BY, PREVIEW_BYTES, Summary, preview_of
 from cache_backends.sqlite_choice import Choice, Place, packed, unpacked
 
 # How much of the listing one step reads: a few milliseconds.
@@ -22,8 +22,6 @@ STEP_ROWS = 20_000
 # How many entries of the first layout one step lists: they must be read for it.
 LIST_ROWS = 200
 LIST_BYTES = 4 * 2**20
-
-PREVIEW_BYTES = 4 * PREVIEW_CHARS
 
 STORE = """
 INSERT OR {conflict} INTO listing
@@ -148,7 +146,7 @@ def _preview(connection: apsw.Connection, rowid: int) -> str:
     # A statement would read the whole prompt.
     with connection.blob_open("main", "entries", "prompt", rowid, False) as prompt:
         beginning = prompt.read(PREVIEW_BYTES)
-    return beginning.decode(errors="replace")[:PREVIEW_CHARS]
+    return preview_of(beginning)
 
 
 def _facts(about: bytes | None) -> dict[str, Any]:
