@@ -108,7 +108,7 @@ async def test_what_is_stored_is_served_by_one_that_takes_no_writes(
         assert why == f"cache save failed: redis://{HOST}:{server.port}/0 {state}"
     for callers in both:
         assert await callers.ask("known") == "HIT"
-        await callers.without_waiting()
+        callers.waited_no_longer_than_told()
     repair(operator)
     await together(Callers.recovered, both)
     await settled(both)
@@ -128,13 +128,12 @@ async def test_one_that_lets_nobody_in_is_skipped(
     both = await with_and_without_memory(proxy, client, server.url)
     await together(Callers.known, both)
     spoil(operator)
-    for why in await together(Callers.troubled, both):
-        assert why.endswith(f" failed: redis://{HOST}:{server.port}/0 {state}")
+    await together(Callers.troubled, both, by=f" failed: redis://{HOST}:{server.port}/0 {state}")
     for callers in both:
         await callers.without_waiting()
     repair(operator)
     await together(Callers.recovered, both)
-    assert await together(lambda callers: callers.ask("known"), both) == ["HIT", "HIT"]
+    assert await together(Callers.ask, both, prompt="known") == ["HIT", "HIT"]
     await settled(both)
 
 
@@ -155,7 +154,7 @@ async def test_one_that_comes_back_empty_is_filled_again(
         await callers.without_waiting()
     await asyncio.to_thread(server.start)
     await together(Callers.recovered, both)
-    assert await together(lambda callers: callers.ask("known"), both) == ["MISS", "MISS"]
+    assert await together(Callers.ask, both, prompt="known") == ["MISS", "MISS"]
     await together(Callers.known, both)
     await settled(both)
 
@@ -177,5 +176,5 @@ async def test_one_that_loads_its_data_is_waited_for_by_nobody(
     await restart
     assert any(why.endswith("is loading its data") for why in reasons)
     await together(Callers.recovered, both)
-    assert await together(lambda callers: callers.ask("known"), both) == ["HIT", "HIT"]
+    assert await together(Callers.ask, both, prompt="known") == ["HIT", "HIT"]
     await settled(both)

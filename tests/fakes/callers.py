@@ -73,10 +73,10 @@ class Callers:
         assert state["status"] == ("degraded" if "reason" in state else "ready")
         return state.get("reason", "")
 
-    async def troubled(self) -> str:
-        """Ask until `/readyz` says that the cache is in trouble, and why."""
+    async def troubled(self, by: str = "") -> str:
+        """Ask until `/readyz` says that the cache is in trouble, by this; and what it says."""
         async with asyncio.timeout(RECOVERY_S):
-            while not (why := await self.trouble()):
+            while not (why := await self.trouble()) or by not in why:
                 await self.crowd()
         return why
 
@@ -124,10 +124,10 @@ def _place_of_its_own(url: str) -> dict[str, str]:
 
 
 async def together(
-    do: Callable[[Callers], Awaitable[T]], all_callers: Sequence[Callers]
+    do: Callable[..., Awaitable[T]], all_callers: Sequence[Callers], **said: Any
 ) -> list[T]:
     """Have all of them do it at once."""
-    return list(await asyncio.gather(*map(do, all_callers)))
+    return list(await asyncio.gather(*(do(callers, **said) for callers in all_callers)))
 
 
 async def settled(all_callers: Sequence[Callers]) -> None:
