@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from threading import Lock, Thread
 from typing import Any, TypeVar
+
+from cache_backends.base import BaseCache, Generation
 
 T = TypeVar("T")
 
@@ -62,6 +64,21 @@ class LoopThread:
             # Called once, by whoever is first: the loop has something to do in its last second.
             self._ending = weakref.finalize(self, _stop, self._loop)
         return self._loop
+
+
+class SyncCalls(BaseCache):
+    """LangChain's sync methods for a cache whose async ones are native, on a thread of its own."""
+
+    _thread: LoopThread
+
+    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        return self._thread.call(self.alookup(prompt, llm_string))
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        self._thread.call(self.aupdate(prompt, llm_string, return_val))
+
+    def clear(self, **kwargs: Any) -> None:
+        self._thread.call(self.aclear(**kwargs))
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from cache_backends import postgres_agreed as agreed
 from cache_backends import postgres_listing as listing
 from cache_backends import postgres_rows as rows
-from cache_backends.base import Entry, Generation, Key, Totals, id_bytes
+from cache_backends.base import Entry, Key, Totals, id_bytes
 from cache_backends.batches import in_batches
-from cache_backends.loops import LoopThread
+from cache_backends.loops import LoopThread, SyncCalls
 from cache_backends.postgres_house import House
 from cache_backends.postgres_pool import Pools, Work
 from cache_backends.postgres_schema import set_up
@@ -34,7 +34,7 @@ BYTES_PER_S = 16 * 2**20
 BATCH_S = 5.0
 
 
-class PostgresCache(SharedCache):
+class PostgresCache(SyncCalls, SharedCache):
     """Entries in the database at `url`, `postgresql://user:password@host:port/database`.
 
     Tables are made when they are first needed, in the schema `schema`, made too if it is not there;
@@ -170,15 +170,6 @@ class PostgresCache(SharedCache):
         if self._thread.started:
             await asyncio.to_thread(self.close)
         await self._pools.close()
-
-    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
-        return self._thread.call(self.alookup(prompt, llm_string))
-
-    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        self._thread.call(self.aupdate(prompt, llm_string, return_val))
-
-    def clear(self, **kwargs: Any) -> None:
-        self._thread.call(self.aclear(**kwargs))
 
     def close(self) -> None:
         """Finish what is being written and close the connections; from code without a loop."""

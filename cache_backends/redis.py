@@ -9,10 +9,10 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
-from cache_backends.base import Entry, Generation, Key, Totals
+from cache_backends.base import Entry, Key, Totals
 from cache_backends.batches import in_batches
 from cache_backends.codec import CodecError
-from cache_backends.loops import LoopThread
+from cache_backends.loops import LoopThread, SyncCalls
 from cache_backends.redis_agreed import Agreements
 from cache_backends.redis_connection import Connections
 from cache_backends.redis_index import Index
@@ -28,7 +28,7 @@ BATCH_BYTES = 2**20
 Packed = tuple[Entry, bytes]
 
 
-class RedisCache(SharedCache):
+class RedisCache(SyncCalls, SharedCache):
     """Entries under `prefix` in a Redis 6.2 or later, or a Valkey.
 
     - `redis://user:password@host:6379/0`, `rediss://` with TLS
@@ -153,15 +153,6 @@ class RedisCache(SharedCache):
     async def aclose(self) -> None:
         await self._connections.aclose()
         await self._thread.aclose()
-
-    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
-        return self._thread.call(self.alookup(prompt, llm_string))
-
-    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        self._thread.call(self.aupdate(prompt, llm_string, return_val))
-
-    def clear(self, **kwargs: Any) -> None:
-        self._thread.call(self.aclear(**kwargs))
 
     def close(self) -> None:
         """Let go of all connections; from code without an event loop."""

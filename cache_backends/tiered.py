@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 from cache_backends.base import CacheError, Entry, EntryCache, Generation, Key, Totals
-from cache_backends.loops import LoopThread
+from cache_backends.loops import LoopThread, SyncCalls
 from cache_backends.memory import MemoryCache
 from cache_backends.shared import EVERYTHING, Filter, Page, Purge, PurgeLog, SharedCache
 from cache_backends.tiered_purges import KnownPurges
@@ -29,7 +29,7 @@ LOG_KEPT_S = 3600.0
 SHORTENED_ROWS = 100
 
 
-class TieredCache(EntryCache):
+class TieredCache(SyncCalls, EntryCache):
     """`memory` before `shared`: reads what memory does not hold, writes through.
 
     Memory is asked only while it may be trusted: for the lease (seconds, a fact of the store, the
@@ -162,9 +162,6 @@ class TieredCache(EntryCache):
     async def totals(self) -> Totals:
         return await self._shared.totals()
 
-    async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
-        return self._answer(await self.get(Key.of(prompt, llm_string)))
-
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         entry = self._entry(prompt, llm_string, return_val)
         held = await self.get(entry.key)
@@ -179,15 +176,6 @@ class TieredCache(EntryCache):
                 task.cancel()
                 await asyncio.wait({task})
         await self._shared.aclose()
-
-    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
-        return self._thread.call(self.alookup(prompt, llm_string))
-
-    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        self._thread.call(self.aupdate(prompt, llm_string, return_val))
-
-    def clear(self, **kwargs: Any) -> None:
-        self._thread.call(self.aclear(**kwargs))
 
     def _fresh(self, key: Key) -> Entry | None:
         """What memory holds, unless it has expired: the store may have a newer one."""
