@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from statistics import median
 from typing import NamedTuple
 
-from benchmarks.backends import Measured, Results, Work
+from benchmarks.backends import Measured, Results
 from benchmarks.codec import Codec
 from benchmarks.columns import aligned
+from benchmarks.stores import Work
+from benchmarks.worker import HOT
 
 GROWTH_TARGET = 1.5
 CODEC_TARGET = 20.0
@@ -63,7 +65,7 @@ def tables(results: Results) -> str:
 
 
 def _speeds(measured: Measured) -> Iterator[Line]:
-    for work in measured.works:
+    for work in measured.store.lookups + measured.store.storing:
         for size in measured.sizes:
             speeds = measured.speeds[work, size]
             line = Line(
@@ -83,7 +85,7 @@ def _what(work: Work, measured: Measured) -> str:
     if work.what != "hot":
         return f"{work.what} in {title}"
     if title == "memory":
-        return "lookup in memory, 64 in turn"
+        return f"lookup in memory, {HOT} in turn"
     return f"lookup in memory before {title}"
 
 
@@ -92,7 +94,7 @@ def _judged(line: Line, work: Work, measured: Measured) -> Line:
     by_time = measured.growth(work, lambda speed: 1 / speed.per_s)
     by_cpu = measured.growth(work, lambda speed: speed.cpu_s)
     line = line._replace(ratio=f"{by_time:.2f}", by_cpu=f"{by_cpu:.2f}")
-    if work.what != "lookup":
+    if work.what != "lookup" or not measured.store.judged:
         return line
     # Neighbours on the core can spoil a rate, and waiting costs no processor time.
     met = max(by_time, by_cpu) < GROWTH_TARGET

@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks import codec
 from benchmarks.load import UnexpectedError
 from benchmarks.servers import ROOT, Cores, clean_environment, running
-from benchmarks.stores import STORES, Missing, Place, Store
+from benchmarks.stores import STORES, Missing, Place, Store, Work
 from benchmarks.worker import Filled, Speed
 
 # What an entry may take, in memory and on disk, with the log of a file that is being filled.
@@ -35,14 +35,7 @@ class Plan:
     codec_rounds: int = 21
 
 
-QUICK = Plan(sizes=(1_000, 20_000), rounds=3, seconds=0.12, codec_rounds=7)
-
-
-class Work(NamedTuple):
-    """What a worker is told to do, and with how many tasks at a time."""
-
-    what: str
-    tasks: int = 1
+QUICK = Plan(sizes=(1_000, 20_000), rounds=3, seconds=0.08, codec_rounds=7)
 
 
 @dataclass(slots=True)
@@ -53,10 +46,6 @@ class Measured:
     sizes: list[int]
     filled: dict[int, Filled] = field(default_factory=dict)
     speeds: dict[tuple[Work, int], list[Speed]] = field(default_factory=lambda: defaultdict(list))
-
-    @property
-    def works(self) -> Sequence[Work]:
-        return list(dict.fromkeys(work for work, _ in self.speeds))
 
     def per_s(self, work: Work, size: int) -> float:
         return median(speed.per_s for speed in self.speeds[work, size])
@@ -77,11 +66,11 @@ class Results:
 Say = Callable[[str], None]
 
 
-def measure(cores: Cores, plan: Plan, say: Say) -> Results:
+def measure(cores: Cores, plan: Plan, say: Say, stores: Sequence[Store] = STORES) -> Results:
     results = Results()
     say("codec")
     results.codec = codec.measure(plan.codec_rounds)
-    for store in STORES:
+    for store in stores:
         sizes = [size for size in plan.sizes if size <= store.most]
         fitting = [size for size in sizes if _there_is_room(size)]
         if fitting != sizes:
@@ -103,10 +92,8 @@ def _measured(measured: Measured, cores: Cores, plan: Plan, say: Say) -> Measure
             url = measured.store.make(place, f"{title.lower()}-{size}")
             worker = workers[size] = stack.enter_context(Worker(url, size, cores))
             measured.filled[size] = worker.filled
-        lookups = [*(Work("lookup", tasks) for tasks in measured.store.tasks), Work("hot")]
-        stores = [Work("store", tasks) for tasks in measured.store.tasks]
         # What is stored pushes out of memory what would be looked up later.
-        for works in (lookups, stores):
+        for works in filter(None, (measured.store.lookups, measured.store.storing)):
             for number in range(plan.rounds):
                 say(f"{title}, {works[0].what}, round {number + 1} of {plan.rounds}")
                 for work in works:
@@ -116,7 +103,7 @@ def _measured(measured: Measured, cores: Cores, plan: Plan, say: Say) -> Measure
 
 
 class Worker:
-    """A process with a cache of its own, filled when this is made."""
+    """A process with a cache of its own, filled when this is entered."""
 
     def __init__(self, url: str, size: int, cores: Cores) -> None:
         core = [] if cores.server is None else [str(cores.server)]
@@ -129,12 +116,19 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.filled = Filled(*self._heard())
 
     def __enter__(self) -> Worker:
+        try:
+            self.filled = Filled(*self._heard())
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         # It ends when it is told no more.
         self._process.communicate()
 

@@ -6,10 +6,10 @@ import time
 import warnings
 from collections.abc import Callable
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks import entries
-from cache_backends.codec import decode, encode
+from cache_backends.codec import Stored, decode, encode
 
 _CALLS = 500
 
@@ -29,7 +29,7 @@ class Codec(NamedTuple):
 
 
 def measure(rounds: int) -> Codec:
-    ours, theirs = _ours(), _theirs()
+    ours, theirs = round_trips()
     result = Codec([], [])
     for _ in range(rounds):
         result.ours.append(_seconds(ours))
@@ -38,12 +38,13 @@ def measure(rounds: int) -> Codec:
     return result
 
 
-def _ours() -> Callable[[], object]:
+def round_trips() -> tuple[Callable[[], Stored], Callable[[], Any] | None]:
+    """Ours; and LangChain's, where it is installed."""
     answer = [entries.answer(1)]
-    return lambda: decode(encode(answer))
+    return lambda: decode(encode(answer)), _theirs()
 
 
-def _theirs() -> Callable[[], object] | None:
+def _theirs() -> Callable[[], Any] | None:
     """What LangChain's own caches do with the same answer of the same model."""
     try:
         from langchain_core.load import dumps, loads
@@ -77,7 +78,7 @@ def _theirs() -> Callable[[], object] | None:
     info = {"finish_reason": "stop", "logprobs": None}
     answer = ChatGeneration(message=message, generation_info=info)
 
-    def round_trip() -> object:
+    def round_trip() -> Any:
         return loads(dumps(answer), allowed_objects="core")
 
     with warnings.catch_warnings():

@@ -12,15 +12,15 @@ from redis import asyncio as redis
 
 
 async def taken(url: str) -> int:
-    """Of memory what this process takes, of SQLite the file; of the others the whole database."""
+    """Of SQLite the file, of a server the whole database, of memory what this process takes."""
     parts = urlsplit(url)
-    if parts.scheme == "memory":
-        return _resident()
     if parts.scheme == "sqlite":
         return _file(Path(parts.path[1:]))
     if parts.scheme == "redis":
         return await _redis(url)
-    return await _postgres(url)
+    if parts.scheme == "postgresql":
+        return await _postgres(url)
+    return _resident()
 
 
 def _resident() -> int:

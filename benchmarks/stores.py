@@ -23,14 +23,27 @@ class Place(NamedTuple):
     folder: Path
 
 
+class Work(NamedTuple):
+    """What a worker is told to do, and with how many tasks at a time."""
+
+    what: str
+    tasks: int = 1
+
+
 class Store(NamedTuple):
-    """A kind of store. `make` makes a new one under this name and returns its URL."""
+    """A kind of store. `make` makes a new one under a name and returns its URL."""
 
     title: str
     make: Callable[[Place, str], str]
     taken: str  # what is counted as the space it takes
-    tasks: tuple[int, ...] = (1, 32)
+    lookups: tuple[Work, ...]
+    storing: tuple[Work, ...]
     most: int = 1_000_000  # entries
+    judged: bool = True
+
+
+def _dict(_: Place, __: str) -> str:
+    return "benchmarks.bare_dict:DictCache"
 
 
 def _memory(_: Place, __: str) -> str:
@@ -61,10 +74,14 @@ def _postgres(place: Place, name: str) -> str:
     return postgres.start(place.servers, programs, place.folder / name, place.cores.load)
 
 
+_LOOKUP, _HOT, _STORE = Work("lookup"), Work("hot"), Work("store")
+_LOOKUPS, _STORING = (_LOOKUP, Work("lookup", 32), _HOT), (_STORE, Work("store", 32))
+
+# Where nobody waits, one task has all of the core.
 STORES = (
-    # Where nobody waits, one task has all of the core.
-    Store("memory", _memory, "RSS", tasks=(1,)),
-    Store("SQLite", _sqlite, "file"),
-    Store("Redis", _redis, "used_memory"),
-    Store("Postgres", _postgres, "database", most=100_000),
+    Store("a bare dict", _dict, "RSS", (_LOOKUP,), (), judged=False),
+    Store("memory", _memory, "RSS", (_LOOKUP, _HOT), (_STORE,)),
+    Store("SQLite", _sqlite, "file", _LOOKUPS, _STORING),
+    Store("Redis", _redis, "used_memory", _LOOKUPS, _STORING),
+    Store("Postgres", _postgres, "database", _LOOKUPS, _STORING, most=100_000),
 )

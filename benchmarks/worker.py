@@ -35,7 +35,7 @@ _ASKED = 20_000
 _STORED = 5_000
 _DELETED_AT_ONCE = 32
 # Few enough to be kept ready by any memory tier.
-_HOT = 64
+HOT = 64
 _FRONT_BYTES = 2**24
 # The proxy's deadline would be the machine's: here an answer that comes late is a slow one.
 _PATIENCE_S = 10.0
@@ -82,7 +82,7 @@ class Worker:
 
     async def hot(self, tasks: int, seconds: float) -> Speed:
         """Ask for the same few entries in turn, with memory in front of a shared cache."""
-        asked = [entries.key(number) for number in range(min(_HOT, self._held))]
+        asked = [entries.key(number) for number in range(min(HOT, self._held))]
         find = _finding(self._front)
         for key in asked * 2:
             await find(key)
@@ -181,7 +181,7 @@ def _opened(url: str, held: int) -> EntryCache:
         # No larger than what it holds: one with more room would keep more of it unpacked.
         each = entries.size_of(entries.entry(held)) + _COUNTED_BESIDE
         options = {"max_bytes": int(_SLACK * each * held)}
-    elif not url.startswith("sqlite:"):
+    elif url.startswith(("redis:", "postgresql:")):
         options = {"timeout": _PATIENCE_S}
     return open_cache(url, **options)
 
