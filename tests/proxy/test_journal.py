@@ -168,7 +168,7 @@ def test_the_summary() -> None:
     metrics.record(Event("/", status=404, reason="unknown_path"))
     metrics.saved_seconds = 3725.0
     said = summary(metrics)
-    assert said.startswith("3 requests: 1 HIT, 1 MISS, 1 refused. Hit ratio 50%.")
+    assert said.startswith("3 requests: 1 HIT, 1 MISS, 1 failed. Hit ratio 50%.")
     assert "1,234 tokens and 1 h 2 min of waiting" in said
 
 
