@@ -25,9 +25,8 @@ BREAK: dict[str, Callable[[FaultProxy], None]] = {
     "garbage": FaultProxy.garbage,
     "slow": lambda faults: faults.slow(0.5),
 }
-REASONS = (
-    r"cache (lookup|save|reading of purges) (took too long|failed: (redis|postgresql)://127.+)"
-)
+WHAT = r"cache (opening|lookup|save|reading of purges) "
+REASONS = WHAT + r"(took too long|failed: (redis|postgresql)://127.+)|it is being opened"
 
 
 @pytest.fixture(params=["redis", "postgres"])
