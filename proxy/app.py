@@ -75,7 +75,9 @@ def create_app(
         metrics.record(event)
         journal.record(event)
 
-    store = build_store(settings, _open_cache(settings) if cache is None else cache)
+    if cache is None:
+        cache = _with_memory(settings, build_cache(settings))
+    store = build_store(settings, cache)
     upstream = build_upstream(settings, transport)
     flights = Flights(
         finish_abandoned_s=settings.upstream.finish_abandoned_s,
@@ -179,6 +181,23 @@ def build_keyed_headers(settings: Settings) -> frozenset[bytes]:
     return keys.KEYED_HEADERS.union(more)
 
 
+def build_cache(settings: Settings) -> EntryCache:
+    """The backend that the settings name. Raises ConfigError."""
+    try:
+        return open_cache(settings.cache.url, **settings.cache.told)
+    except ValueError as exc:
+        raise ConfigError(f"cache.url: {exc}") from exc
+
+
+def _with_memory(settings: Settings, cache: EntryCache) -> EntryCache:
+    """The backend with memory in front of it, if it is one that processes share."""
+    if not isinstance(cache, SharedCache):
+        return cache
+    said = settings.cache
+    memory = MemoryCache(max_bytes=said.memory_bytes or 1)  # in a single byte there is no entry
+    return TieredCache(memory, cache, lease=said.memory_lease_s)
+
+
 def build_store(settings: Settings, cache: EntryCache) -> Store:
     secret = settings.cache.scope_secret
     return Store(
@@ -193,18 +212,6 @@ def build_turns(settings: Settings, store: Store) -> Alone:
     if settings.cache.coalesce == "worker":
         return Alone()
     return Turns(store, patience_s=settings.upstream.flight_patience_s)
-
-
-def _open_cache(settings: Settings) -> EntryCache:
-    said = settings.cache
-    try:
-        cache = open_cache(said.url, **said.told)
-    except ValueError as exc:
-        raise ConfigError(f"cache.url: {exc}") from exc
-    if not isinstance(cache, SharedCache):
-        return cache
-    memory = MemoryCache(max_bytes=said.memory_bytes or 1)  # in a single byte there is no entry
-    return TieredCache(memory, cache, lease=said.memory_lease_s)
 
 
 def _tier(url: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from proxy.errors import ConfigError, ProxyError
 
 if TYPE_CHECKING:
     from proxy.config import Settings
-    from proxy.explain import Explainer
 
 UNUSABLE = 2  # what was given cannot be used; the message on stderr says why
 
@@ -131,15 +129,13 @@ def explain(
     with _told():
         _find_own_modules()
         text = _read(file)
+        from proxy.cli.explaining import explain as run
         from proxy.config import load_settings
         from proxy.explain import read_request
 
         settings = load_settings(config)
         request = read_request(text, path, [_header(line) for line in header or []])
-        explainer, notes = _explainer(settings)
-        if request.path_is_guessed:
-            notes.append(f"Taken for POST {request.path}; if it is not, say so with --path.")
-        explanation = explainer.explain(request)
+        explanation, notes = run(settings, request)
     if as_json:
         import orjson
 
@@ -262,47 +258,3 @@ def _header(line: str) -> tuple[bytes, bytes]:
     if not colon or not name.strip():
         raise ConfigError(f"--header: expected NAME:VALUE, got no colon in {name[:20]!r}")
     return name.strip().lower().encode(), value.strip().encode()
-
-
-def _explainer(settings: Settings) -> tuple[Explainer, list[str]]:
-    """The parts that explain, and what is to be said of what they cannot know."""
-    from proxy import app as parts
-    from proxy.explain import Explainer
-    from proxy.providers import build_providers
-
-    secret, note = asyncio.run(_scope_secret(settings))
-    explainer = Explainer(
-        providers=build_providers(settings),
-        dialects=parts.DIALECTS,
-        policy=parts.build_policy(settings),
-        access=parts.build_access(settings),
-        scope=settings.cache.scope,
-        scope_secret=secret,
-        keyed_headers=parts.build_keyed_headers(settings),
-    )
-    return explainer, [note] if note else []
-
-
-async def _scope_secret(settings: Settings) -> tuple[bytes, str]:
-    """What keys the hash of credentials, and what is to be said if it is not the proxy's own."""
-    from cache_backends import open_cache
-    from proxy.models import Scope
-    from proxy.store import Store
-
-    cache = settings.cache
-    if cache.scope is Scope.SHARED:
-        return b"", ""
-    if cache.scope_secret is not None:
-        return cache.scope_secret.get_secret_value().encode(), ""
-    if cache.url.startswith(("memory:", "null:")):
-        return b"", "the proxy's scope secret is in its memory: scope and id are others there"
-    try:
-        store = Store(open_cache(cache.url, **cache.told))
-    except ValueError as exc:
-        raise ConfigError(f"cache.url: {exc}") from exc
-    try:
-        await store.start()
-        why = "" if store.scope_secret else f"the cache does not open: {store.degraded}"
-        return store.scope_secret or b"", why
-    finally:
-        await store.aclose()

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from cache_backends import CacheError, open_cache
+from cache_backends import CacheError
 from proxy import app as parts
 from proxy.config import Settings
 from proxy.errors import ConfigError
@@ -51,10 +51,7 @@ def import_langchain(settings: Settings, wanted: Import) -> None:
 
 
 async def _run(settings: Settings, wanted: Import, headers: Headers) -> Summary:
-    try:
-        cache = open_cache(settings.cache.url, **settings.cache.told)
-    except ValueError as exc:
-        raise ConfigError(f"cache.url: {exc}") from exc
+    cache = parts.build_cache(settings)
     store = parts.build_store(settings, cache)
     try:
         await store.start()
