@@ -317,16 +317,6 @@ class Fetcher:
         entries = []
         for place, generations in zip(places, answers, strict=True):
             its = facts or inquiry.dialect.facts(inquiry.ask, [generations])
-            about = {
-                "provider": inquiry.call.provider.name,
-                "dialect": inquiry.ask.dialect,
-                "model": inquiry.ask.model,
-                "namespace": inquiry.verdict.namespace,
-                "client": inquiry.call.client or "",
-                "seconds": round(flight.upstream_s, 6),
-                "input_tokens": its.input_tokens,
-                "output_tokens": its.output_tokens,
-            }
             entry = Entry(
                 inquiry.question.keys[place],
                 generations,
@@ -334,7 +324,7 @@ class Fetcher:
                 expires_at=expires_at,
                 retained_until=retained_until,
                 tags=inquiry.verdict.tags,
-                about=about,
+                about=inquiry.about(its) | {"seconds": round(flight.upstream_s, 6)},
                 seen=flight.seen or 0,
             )
             entries.append(entry)

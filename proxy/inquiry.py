@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from cache_backends.base import Entry
 from proxy.dialects.base import Dialect
@@ -59,3 +60,15 @@ class Inquiry:
     rendering: Rendering = field(default_factory=Rendering, compare=False, repr=False)
     # A large body, of which is not known yet whether two parsers read it alike.
     unproven: bool = False
+
+    def about(self, facts: AnswerFacts) -> dict[str, Any]:
+        """What an entry made of it says of itself, for people and filters."""
+        return {
+            "provider": self.call.provider.name,
+            "dialect": self.ask.dialect,
+            "model": self.ask.model,
+            "namespace": self.verdict.namespace,
+            "client": self.call.client or "",
+            "input_tokens": facts.input_tokens,
+            "output_tokens": facts.output_tokens,
+        }

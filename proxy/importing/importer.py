@@ -18,6 +18,7 @@ from proxy.errors import ProxyError
 from proxy.importing.answer import read_answer
 from proxy.importing.request import Request, Skipped, read_request
 from proxy.importing.rows import Row
+from proxy.inquiry import Inquiry
 from proxy.models import AnswerFacts, Answers, Ask, Call, Head, Headers, Verdict
 from proxy.policy import Policy
 from proxy.providers import Providers
@@ -106,34 +107,30 @@ class Importer:
 
     def _entry(self, row: Row, summary: Summary) -> Entry:
         request = read_request(row.prompt, row.llm_string)
+        inquiry = self._inquire(request)
+        (key,) = inquiry.question.keys
+        now = self._clock()
+        body = {
+            "id": f"chatcmpl-{key.id[:24]}",
+            "created": int(now),
+            "model": inquiry.ask.model,
+            **read_answer(row.responses, request.choices),
+        }
+        answers, facts = self._kept(inquiry, orjson.dumps(body))
+        summary.stale += len(row.responses) - request.choices
+        expires_at, retained_until = self._policy.expiry(inquiry.verdict, now)
+        about = inquiry.about(facts) | {"source": TAG}
+        return Entry(key, answers[0], now, expires_at, retained_until, (TAG,), about)
+
+    def _inquire(self, request: Request) -> Inquiry:
         call = self._call(request)
         try:
             ask = self._dialect.read(call)
         except ProxyError as exc:
             raise Skipped("a request that no provider takes") from exc
         verdict = self._verdict(call, ask)
-        (key,) = keys.question(call, ask, verdict, self._keyed_headers).keys
-        body = {
-            "id": f"chatcmpl-{key.id[:24]}",
-            "created": int(self._clock()),
-            "model": ask.model,
-            **read_answer(row.responses, request.choices),
-        }
-        answers, facts = self._kept(ask, verdict, orjson.dumps(body))
-        summary.stale += len(row.responses) - request.choices
-        now = self._clock()
-        expires_at, retained_until = self._policy.expiry(verdict, now)
-        about = {
-            "provider": call.provider.name,
-            "dialect": ask.dialect,
-            "model": ask.model,
-            "namespace": verdict.namespace,
-            "client": call.client or "",
-            "source": TAG,
-            "input_tokens": facts.input_tokens,
-            "output_tokens": facts.output_tokens,
-        }
-        return Entry(key, answers[0], now, expires_at, retained_until, (TAG,), about)
+        question = keys.question(call, ask, verdict, self._keyed_headers)
+        return Inquiry(call, self._dialect, ask, verdict, question)
 
     def _verdict(self, call: Call, ask: Ask) -> Verdict:
         partition = keys.partition(self._policy.scope, call, self._scope_secret)
@@ -142,14 +139,15 @@ class Importer:
             raise Skipped(f"past the cache: {verdict.reason}")
         return replace(verdict, namespace=self._namespace)
 
-    def _kept(self, ask: Ask, verdict: Verdict, body: bytes) -> tuple[Answers, AnswerFacts]:
+    def _kept(self, inquiry: Inquiry, body: bytes) -> tuple[Answers, AnswerFacts]:
+        ask = inquiry.ask
         recorder = self._dialect.recorder(ask, _COMPLETE, 1)
         recorder.feed(body)
         answers = recorder.finish()
         if answers is None or not self._dialect.can_replay(ask, answers):
             raise Skipped("an answer that is not complete")
         facts = self._dialect.facts(ask, answers)
-        if refusal := self._policy.keep(verdict, facts, len(body)):
+        if refusal := self._policy.keep(inquiry.verdict, facts, len(body)):
             raise Skipped(refusal)
         return answers, facts
 
