@@ -38,8 +38,11 @@ class Breaker:
     WINDOW_S = 10.0
     RETRY_S = 2.0
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, what: str = "the cache"
+    ) -> None:
         self._clock = clock
+        self._what = what
         self._faults: list[float] = []
         self._retry_at: float | None = None
         self._closed_at = float("-inf")
@@ -67,12 +70,12 @@ class Breaker:
         self._faults = [at for at in self._faults if at > now - self.WINDOW_S] + [now]
         if self._retry_at is None and len(self._faults) >= self.FAULTS:
             self._retry_at = now + self.RETRY_S
-            log.warning("the cache is skipped: %s", reason)
+            log.warning("%s is skipped: %s", self._what, reason)
 
     def succeeded(self) -> None:
         if self._retry_at is not None:
             self._closed_at = self._clock()
-            log.warning("the cache answers again")
+            log.warning("%s answers again", self._what)
         if self._faults:
             self._faults = []
         self._retry_at = None
@@ -96,6 +99,8 @@ class Store:
         self._save_timeout_s = save_timeout_s
         # A full disk can still be read: each way has its own.
         self._reading, self._writing = Breaker(clock), Breaker(clock)
+        # So have leases: what is late for a claim may be in time for a save.
+        self._claiming = Breaker(clock, what="the table of leases")
         self._clock = clock
         self._saving: set[asyncio.Task[bool]] = set()
         # Keys the digests of credentials. Until it is known, nothing can be looked up.
@@ -240,11 +245,11 @@ class Store:
         if not isinstance(cache, SharedCache | TieredCache):
             return None
         # Who has just waited in vain for a lookup must not wait for this as well.
-        if self._reading.reason or self._writing.open:
+        if self._reading.reason or self._writing.open or not self._claiming.allows():
             return None
         return await self._guarded(
             lambda: cache.claim(name, holder, seconds),
-            self._writing,
+            self._claiming,
             self._lookup_timeout_s,
             "claim",
         )
@@ -252,10 +257,10 @@ class Store:
     async def release(self, name: str, holder: str) -> None:
         """Give a lease back."""
         cache = self._cache
-        if isinstance(cache, SharedCache | TieredCache) and self._writing.allows():
+        if isinstance(cache, SharedCache | TieredCache) and not self._writing.open:
             await self._guarded(
                 lambda: cache.release(name, holder),
-                self._writing,
+                self._claiming,
                 self._lookup_timeout_s,
                 "release",
             )

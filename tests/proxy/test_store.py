@@ -16,6 +16,8 @@ from proxy.store import MAX_PENDING_SAVES, Breaker, Store
 from tests.fakes.broken_cache import BrokenCache, Fault
 from tests.fakes.clock import FakeClock
 from tests.fakes.dict_cache import DictCache
+from tests.fakes.provider import Gate
+from tests.fakes.shared_cache import FakeSharedCache, World
 
 KEY = Key.of("asked", "how")
 ENTRY = Entry(KEY, [Generation("said")], stored_at=1.0)
@@ -185,6 +187,17 @@ async def test_purges_that_cannot_be_read_are_faults() -> None:
     for _ in range(Breaker.FAULTS):
         await store.keep_up()
     assert store.degraded == "cache reading of purges failed: OSError"
+
+
+async def test_a_lease_that_comes_too_late_keeps_no_answer_from_being_saved() -> None:
+    """A save may take twenty times as long; turns are not taken for a while."""
+    cache = FakeSharedCache(World())
+    cache.gates["claim"] = Gate()
+    store = Store(cache, lookup_timeout_s=0.001)
+    for _ in range(Breaker.FAULTS + 1):
+        assert await store.claim("name", "me", 1.0) is None
+    assert cache.calls == ["claim"] * Breaker.FAULTS
+    assert await store.save([ENTRY], patience_s=1.0) is True
 
 
 async def test_what_cannot_be_written_can_still_be_read() -> None:
