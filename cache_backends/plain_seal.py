@@ -82,7 +82,8 @@ def latest_write(found: object) -> list[object]:
             seal = _read(each)
             rows = writes.setdefault(seal.nonce, {})
             rows[seal.place] = each
-            if rows.keys() == set(range(seal.of)):
+            # Their number first: what another wrote may claim that there are billions.
+            if len(rows) == seal.of and rows.keys() == set(range(seal.of)):
                 whole.append(seal.nonce)
     rows = writes.get(max(whole), {})
     return [rows[place] for place in sorted(rows)]

@@ -169,6 +169,12 @@ def test_nothing_whole_is_nothing(found: object) -> None:
     assert unseal(ENTRY.key, latest_write(found)) is None
 
 
+def test_a_seal_that_claims_to_be_one_of_billions_takes_no_time() -> None:
+    """Whatever somebody else has written into the store, the loop goes on."""
+    claimed = mangled(lambda seal: seal.__setitem__(3, 10**15))
+    assert latest_write([claimed, *SEALED]) == SEALED
+
+
 def test_of_two_whole_writes_the_last_counts() -> None:
     """Also where the store gives the older one first, or the times are equal."""
     older, newer = seal(ENTRY), seal(replace(ENTRY, generations=[Generation("new")]))
