@@ -7,6 +7,7 @@ generation, `idx` is its place in the answer.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -20,6 +21,8 @@ from proxy.errors import ConfigError
 TABLES = ("full_llm_cache", "full_md5_llm_cache")
 # Read at a time, so that whoever writes to the file never waits for long.
 PAGE_ROWS = 500
+# How long whoever writes to it is waited for.
+BUSY_TIMEOUT_MS = 5000
 
 # prompt, llm, idx, response
 _Stored = tuple[bytes, bytes, int, bytes]
@@ -49,22 +52,19 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield Row(_text(prompt), _text(llm), responses)
 
 
-class _opened:  # noqa: N801 - reads like the `open` that it stands for
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> apsw.Connection:
-        where = f"file:{quote(str(self._path.expanduser().absolute()))}?mode=ro"
-        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        try:
-            self._file = apsw.Connection(where, flags=flags)
-        except apsw.Error as exc:
-            raise ConfigError(f"{self._path}: cannot be opened: {exc}") from exc
-        self._file.set_busy_timeout(5000)
-        return self._file
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
+@contextmanager
+def _opened(path: Path) -> Iterator[apsw.Connection]:
+    where = f"file:{quote(str(path.expanduser().absolute()))}?mode=ro"
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    try:
+        file = apsw.Connection(where, flags=flags)
+    except apsw.Error as exc:
+        raise ConfigError(f"{path}: cannot be opened: {exc}") from exc
+    file.set_busy_timeout(BUSY_TIMEOUT_MS)
+    try:
+        yield file
+    finally:
+        file.close()
 
 
 def _tables(file: apsw.Connection, path: Path) -> list[str]:
