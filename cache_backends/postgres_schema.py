@@ -9,6 +9,8 @@ from hashlib import sha256
 from cache_backends.base import CacheError
 from cache_backends.postgres_session import Session, is_missing
 
+# To see that all is there. A connection that died meanwhile must not keep its place in the pool.
+LOOK_S = 2.0
 # Making tables, or waiting for another process that makes them.
 SET_UP_S = 10.0
 
@@ -105,8 +107,9 @@ async def set_up(session: Session, steps: Sequence[str] = STEPS) -> None:
 
     Of several processes one does it, the others wait. `CacheError` if it is a later version's.
     """
-    if await _version(session) == len(steps):
-        return
+    async with asyncio.timeout(LOOK_S):
+        if await _version(session) == len(steps):
+            return
     async with asyncio.timeout(SET_UP_S), session.transaction():
         await session.fetch_once("SELECT pg_advisory_xact_lock($1)", _lock_of(session.schema))
         await _take_the_steps(session, steps)

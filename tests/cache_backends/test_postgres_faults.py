@@ -120,6 +120,22 @@ async def test_what_is_lost_for_ever_is_replaced(store: PostgresStore, faults: F
     assert await cache.get(entries[1].key) == entries[1]
 
 
+async def test_a_connection_that_dies_before_its_first_use_leaves_its_place(
+    store: PostgresStore, faults: FaultProxy
+) -> None:
+    """Without a word, while it looks at the tables: the only place is not taken for ever."""
+    await store.open().totals()
+    cache = store.open(faults.url, max_connections=1, timeout=0.25)
+    session = await Database(store.url, store.schema).connect()
+    async with session.transaction():
+        await session.fetch_once("LOCK TABLE {schema}.store IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(CacheError, match="no answer in time"):
+            await cache.totals()
+        faults.lose()
+    await session.close()
+    await back(cache.totals)
+
+
 async def test_a_reply_that_is_cut_anywhere_is_never_an_answer(
     store: PostgresStore, faults: FaultProxy
 ) -> None:
