@@ -38,7 +38,7 @@ def faults(request: pytest.FixtureRequest, fault_proxy: Callable[[str], FaultPro
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is skipped is tried again soon: the tests need not wait."""
-    monkeypatch.setattr(Breaker, "RETRY_S", 0.3)
+    monkeypatch.setattr(Breaker, "RETRY_S", 0.1)
     monkeypatch.setattr("proxy.application.REOPEN_S", 0.1)
 
 
@@ -118,8 +118,13 @@ async def test_a_cache_that_is_down_at_the_start_joins_when_it_comes(
 async def test_who_asks_the_same_at_once_shares_a_fetch_while_the_cache_hangs(
     proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, faults: FaultProxy
 ) -> None:
-    """That purges cannot be read is no reason to ask the provider 20 times, within a lease."""
-    both = await with_and_without_memory(proxy, client, faults.url, memory_lease_s=10.0)
+    """That purges cannot be read is no reason to ask the provider 20 times, within a lease.
+
+    Nor does anybody wait for as long as the cache itself would.
+    """
+    both = await with_and_without_memory(
+        proxy, client, faults.url, memory_lease_s=10.0, options={"timeout": 60.0}
+    )
     await together(Callers.known, both)
     calls = len(provider.calls)
     faults.hang()

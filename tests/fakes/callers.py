@@ -24,8 +24,8 @@ T = TypeVar("T")
 RECOVERY_S = 5.0
 # What a lookup may take by default, and more where the machine is busy.
 LOOKUP_MS = 4 * 250.0
-# What it may take where nobody is asked.
-SKIPPED_MS = 5.0
+# What it may take where nobody is asked; and once, where the machine has something else to do.
+SKIPPED_MS, SKIPPED_ONCE_MS = 5.0, 200.0
 
 
 # How an option is called that keeps those apart who share a server.
@@ -83,8 +83,9 @@ class Callers:
     async def without_waiting(self) -> None:
         """Ask while lookups are skipped: they take no time."""
         self._lookups.clear()
-        assert set(await self.crowd()) == {"MISS"}
+        assert set(await self.crowd() + await self.crowd()) == {"MISS"}
         assert median(self._lookups) < SKIPPED_MS
+        assert max(self._lookups) < SKIPPED_ONCE_MS
 
     def waited_no_longer_than_told(self) -> None:
         """None of the lookups went on for much more than the quarter of a second it may take."""
