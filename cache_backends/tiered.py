@@ -90,18 +90,18 @@ class TieredCache(SyncCalls, EntryCache):
 
     async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
         if not self.trusted:
-            await self._catch_up()
-        found = [self._fresh(key) for key in keys]
-        missing = [place for place, entry in enumerate(found) if entry is None]
-        if not missing:
-            return found
-        brought = await self._shared.get_many([keys[place] for place in missing])
+            self._read_soon()  # while the store is asked
+        forgotten = self._known.forgotten
+        held = [self._fresh(key) for key in keys]
+        found = await self._with_missing(keys, held)
         # What others may ask for meanwhile, and share, must not have been purged before they did.
         if not self.trusted:
             await self._catch_up()
-        for place, entry in zip(missing, brought, strict=True):
-            found[place] = entry
-            await self._remember(entry)
+        if self._known.forgotten != forgotten or self._has_lost(held):
+            return await self.get_many(keys)  # rows are gone that may have covered some of it
+        for entry, before in zip(found, held, strict=True):
+            if before is None:
+                await self._remember(entry)
         return [None if entry is None or self._purged(entry) else entry for entry in found]
 
     async def put_many(self, entries: Sequence[Entry]) -> None:
@@ -183,6 +183,20 @@ class TieredCache(SyncCalls, EntryCache):
         if entry is None or (entry.expires_at is not None and entry.expires_at <= self._clock()):
             return None
         return entry
+
+    async def _with_missing(
+        self, keys: Sequence[Key], held: Sequence[Entry | None]
+    ) -> list[Entry | None]:
+        """What is held, and what the store has of the rest."""
+        missing = [key for key, entry in zip(keys, held, strict=True) if entry is None]
+        if not missing:
+            return list(held)
+        brought = iter(await self._shared.get_many(missing))
+        return [next(brought) if entry is None else entry for entry in held]
+
+    def _has_lost(self, held: Sequence[Entry | None]) -> bool:
+        """Is one of these not in memory any more?"""
+        return any(entry is not None and self._memory.peek(entry.key) is None for entry in held)
 
     def _purged(self, entry: Entry) -> bool:
         """As `covered`, for what the store had: it was removed when a purge was forgotten."""

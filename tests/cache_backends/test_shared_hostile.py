@@ -126,6 +126,37 @@ async def test_whoever_comes_too_late_to_a_reading_does_not_rely_on_it(
     assert await second is None
 
 
+async def test_after_a_pause_the_log_is_read_while_the_store_is_asked(
+    start: Start, store: FakeSharedCache, clock: FakeClock, monotonic: FakeClock
+) -> None:
+    """Not one after the other: a store that is slow is not twice as slow."""
+    cache = start()
+    entry = await made(cache, "prompt", clock)
+    await store.put(entry)
+    monotonic.advance(LEASE_S)
+    store.gates = {"purges": Gate(), "get": Gate()}
+    lookup = asyncio.create_task(cache.get(entry.key))
+    for gate in store.gates.values():
+        await gate.reached()
+    for gate in store.gates.values():
+        await gate.open()
+    assert await lookup == entry
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_what_was_held_when_the_log_was_lost_is_looked_up_again(
+    start: Start, store: FakeSharedCache, clock: FakeClock, monotonic: FakeClock, lost: bool
+) -> None:
+    """Purges that are gone with it may have covered it."""
+    cache = start()
+    entry = await made(cache, "prompt", clock)
+    await cache.put(entry)
+    monotonic.advance(LEASE_S)
+    if lost:
+        store.world.lose_everything()
+    assert await cache.get(entry.key) == (None if lost else entry)
+
+
 async def test_one_who_gives_up_leaves_the_reading_to_the_others(
     start: Start, store: FakeSharedCache, clock: FakeClock, monotonic: FakeClock
 ) -> None:
