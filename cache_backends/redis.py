@@ -19,6 +19,7 @@ from cache_backends.redis_index import Index
 from cache_backends.redis_place import Place
 from cache_backends.redis_rows import Names, is_id, pack, unpack
 from cache_backends.redis_server import Command
+from cache_backends.redis_upkeep import Upkeep
 from cache_backends.shared import AFTER_ALL, EVERYTHING, Filter, Page, PurgeLog, SharedCache
 
 # What is sent at once.
@@ -84,6 +85,7 @@ class RedisCache(SyncCalls, SharedCache):
         self._names = Names(prefix)
         self._connections = Connections(self._place, timeout=timeout, most=max_connections)
         self._index = Index(self._connections, self._names, clock)
+        self._upkeep = Upkeep(self._index, self._connections, self._names)
         self._agreements = Agreements(self._connections, self._names)
         self._thread = LoopThread(f"sync calls of {self!r}")
         # Connections close also when the cache was dropped without being closed.
@@ -115,7 +117,7 @@ class RedisCache(SyncCalls, SharedCache):
         )
         for batch in batches:
             await self._put(batch)
-        await self._index.look_after(len(packed))
+        await self._upkeep.look_after(len(packed))
 
     async def delete(self, id: str) -> bool:
         return await self._index.delete(id)
@@ -145,6 +147,7 @@ class RedisCache(SyncCalls, SharedCache):
         return await self._agreements.fact(name, default)
 
     async def totals(self) -> Totals:
+        await self._upkeep.sweep()
         return await self._index.totals()
 
     async def aclear(self, **kwargs: Any) -> None:  # noqa: ARG002 - accepted, as LangChain's does
@@ -189,7 +192,7 @@ class RedisCache(SyncCalls, SharedCache):
             return
         (places,) = await self._connections.run(note)
         await self._connections.run(*writes)
-        await self._index.settle([entry.key.id for entry, _ in packed], places)
+        await self._upkeep.settle([entry.key.id for entry, _ in packed], places)
 
     def _write(self, entry: Entry, value: bytes) -> Command:
         key = self._names.entry(entry.key.id)

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
-from cache_backends import CacheError, Generation, redis_index
+from cache_backends import CacheError, Generation, redis_index, redis_upkeep
 from cache_backends.redis import RedisCache
 from cache_backends.redis_rows import Names
 from cache_backends.redis_scripts import DROP
@@ -209,7 +209,7 @@ async def test_what_of_the_index_was_lost_is_made_again(
     held = await cache.totals()
     book = f"{fresh_name}{{{fresh_name}}}:"
     raw.delete(*raw.scan_iter(f"{book}{lost or '*'}", count=10_000))
-    for _ in range(2 * raw.dbsize() // redis_index.BATCH + 2):
+    for _ in range(2 * raw.dbsize() // redis_index.BATCH_ROWS + 2):
         await cache.totals()
     assert await listing(cache) == before
     assert len(await listing(cache, Filter(tag="odd"))) == 15
@@ -239,7 +239,7 @@ async def test_stores_look_after_the_index(
 ) -> None:
     """Nobody needs to count or list for what is gone to be noticed."""
     monkeypatch.setattr(redis_index, "GRACE_S", 0.0)
-    monkeypatch.setattr(redis_index, "SWEEP_EVERY", 5)
+    monkeypatch.setattr(redis_upkeep, "SWEEP_EVERY", 5)
     gone = await store(cache, clock, [{} for _ in range(20)])
     raw.delete(*(fresh_name + entry.key.id for entry in gone))
     for number in range(5):
@@ -319,7 +319,7 @@ async def test_a_page_looks_at_so_many_entries_only(
     cache: RedisCache, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be empty then, and leads on all the same."""
-    monkeypatch.setattr(redis_index, "BATCH", 7)
+    monkeypatch.setattr(redis_index, "BATCH_ROWS", 7)
     monkeypatch.setattr(redis_index, "PAGE_LOOKS", 20)
     await store(cache, clock, [{"about": {"provider": "a" if n < 2 else "b"}} for n in range(60)])
     page = await cache.page(Filter(provider="a"))
