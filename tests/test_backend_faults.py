@@ -115,16 +115,20 @@ async def test_a_cache_that_is_down_at_the_start_joins_when_it_comes(
     await settled(both)
 
 
+@pytest.mark.parametrize("coalesce", ["worker", "cluster"])
 async def test_who_asks_the_same_at_once_shares_a_fetch_while_the_cache_hangs(
-    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, faults: FaultProxy
+    proxy: StartProxy,
+    provider: FakeProvider,
+    client: httpx.AsyncClient,
+    faults: FaultProxy,
+    coalesce: str,
 ) -> None:
     """That purges cannot be read is no reason to ask the provider 20 times, within a lease.
 
     Nor does anybody wait for as long as the cache itself would.
     """
-    both = await with_and_without_memory(
-        proxy, client, faults.url, memory_lease_s=10.0, options={"timeout": 60.0}
-    )
+    patient = {"memory_lease_s": 10.0, "options": {"timeout": 60.0}, "coalesce": coalesce}
+    both = await with_and_without_memory(proxy, client, faults.url, **patient)
     await together(Callers.known, both)
     calls = len(provider.calls)
     faults.hang()
