@@ -27,6 +27,9 @@ _JSON_ONLY = (
 )
 
 _Object = dict[str, Any]
+_VALUE = frozenset({"v", "generations", "tags", "about"})
+_PLAIN = frozenset({"type", "text", "generation_info"})
+_CHAT = _PLAIN | {"message"}
 
 
 class CodecError(CacheError):
@@ -73,13 +76,20 @@ def decode(value: bytes) -> Stored:
         found = orjson.loads(value)
     except orjson.JSONDecodeError as exc:
         raise CodecError(f"not JSON: {exc}") from exc
-    fields = _object("value", found, {"v", "generations", "tags", "about"})
-    _check("v", type(fields["v"]) is int and fields["v"] == VERSION)
-    _check("generations", isinstance(fields["generations"], list) and fields["generations"])
-    _check("tags", _all_text(fields["tags"]))
-    _check("about", isinstance(fields["about"], dict))
-    generations = [_generation(each) for each in fields["generations"]]
-    return Stored(generations, tuple(fields["tags"]), fields["about"])
+    # One question for all fields: with a call for each, reading took 1 us of 3.5 longer.
+    if not (
+        type(found) is dict
+        and found.keys() == _VALUE
+        and type(version := found["v"]) is int
+        and version == VERSION
+        and type(generations := found["generations"]) is list
+        and generations
+        and type(tags := found["tags"]) is list
+        and (not tags or _all_text(tags))
+        and type(about := found["about"]) is dict
+    ):
+        raise CodecError("not an answer as it was written")
+    return Stored([_generation(each) for each in generations], tuple(tags), about)
 
 
 def encode_label(tags: Sequence[str], about: Mapping[str, Any]) -> bytes:
@@ -112,39 +122,22 @@ def _plain(generation: Generation) -> _Object:
 
 
 def _generation(found: Any) -> Generation:
-    if isinstance(found, dict) and found.get("type") == "chat":
-        fields = _object("generation", found, {"type", "text", "generation_info", "message"})
-        _check("message", isinstance(fields["message"], dict))
-        return ChatGeneration(_text(fields), _info(fields), message=fields["message"])
-    fields = _object("generation", found, {"type", "text", "generation_info"})
-    _check("type", fields["type"] == "plain")
-    return Generation(_text(fields), _info(fields))
-
-
-def _text(fields: _Object) -> str:
-    text = fields["text"]
-    if not isinstance(text, str):
-        raise CodecError("text: not text")
-    return text
-
-
-def _info(fields: _Object) -> _Object | None:
-    info = fields["generation_info"]
-    if info is not None and not isinstance(info, dict):
-        raise CodecError("generation_info: not an object")
-    return info
-
-
-def _object(name: str, found: Any, keys: set[str]) -> _Object:
-    if not isinstance(found, dict) or found.keys() != keys:
-        raise CodecError(f"{name}: expected an object of {', '.join(sorted(keys))}")
-    return found
+    chat = type(found) is dict and found.get("type") == "chat"
+    if not (
+        type(found) is dict
+        and found.keys() == (_CHAT if chat else _PLAIN)
+        and (chat or found["type"] == "plain")
+        and type(text := found["text"]) is str
+        and ((info := found["generation_info"]) is None or type(info) is dict)
+    ):
+        raise CodecError("not a generation as it was written")
+    if not chat:
+        return Generation(text, info)
+    message = found["message"]
+    if type(message) is not dict:
+        raise CodecError("not a chat generation as it was written")
+    return ChatGeneration(text, info, message=message)
 
 
 def _all_text(found: Any) -> bool:
     return isinstance(found, list) and all(isinstance(each, str) for each in found)
-
-
-def _check(name: str, holds: object) -> None:
-    if not holds:
-        raise CodecError(f"{name}: not as it was written")
