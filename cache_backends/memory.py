@@ -175,7 +175,8 @@ class MemoryCache(ListedCache):
                 continue
             entry = _unpacked(Key(key_id, *cell.value[:2]), cell.value)
             if self._lasts(entry) and filter.covers(entry):
-                heappush(newest, (*place, _summary(cell, entry)))
+                preview = entry.key.prompt[:PREVIEW_CHARS]
+                heappush(newest, (*place, Summary.of(entry, cell.size, preview)))
             if len(newest) > limit + 1:
                 heappop(newest)
         told = [summary for _, _, summary in sorted(newest, reverse=True)]
@@ -257,16 +258,3 @@ def _unpacked(key: Key, packed: _Packed) -> Entry:
     _, _, value, stored_at, expires_at, retained_until, seen = packed
     generations, tags, about = decode(value)
     return Entry(key, generations, stored_at, expires_at, retained_until, tags, about, seen)
-
-
-def _summary(cell: Cell[_Packed], entry: Entry) -> Summary:
-    return Summary(
-        entry.key.id,
-        entry.stored_at,
-        entry.expires_at,
-        entry.retained_until,
-        cell.size,
-        entry.key.prompt[:PREVIEW_CHARS],
-        entry.tags,
-        entry.about,
-    )

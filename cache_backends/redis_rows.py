@@ -76,17 +76,7 @@ class Label(NamedTuple):
     value_bytes: int
 
     def summary(self) -> Summary:
-        entry = self.entry
-        return Summary(
-            entry.key.id,
-            entry.stored_at,
-            entry.expires_at,
-            entry.retained_until,
-            counted(self.value_bytes),
-            self.preview,
-            entry.tags,
-            entry.about,
-        )
+        return Summary.of(self.entry, counted(self.value_bytes), self.preview)
 
 
 class _Numbers(NamedTuple):

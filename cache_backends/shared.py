@@ -131,6 +131,11 @@ class Summary:
     tags: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, entry: Entry, bytes: int, prompt: str) -> Summary:
+        times = (entry.stored_at, entry.expires_at, entry.retained_until)
+        return cls(entry.key.id, *times, bytes, prompt, entry.tags, entry.about)
+
 
 class Page(NamedTuple):
     """A part of a listing; `cursor` leads to the next, `None`: this was the last."""

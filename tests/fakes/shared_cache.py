@@ -172,13 +172,4 @@ def _bytes(entry: Entry) -> int:
 
 
 def _summary(entry: Entry) -> Summary:
-    return Summary(
-        entry.key.id,
-        entry.stored_at,
-        entry.expires_at,
-        entry.retained_until,
-        _bytes(entry),
-        entry.key.prompt[:PREVIEW_CHARS],
-        entry.tags,
-        entry.about,
-    )
+    return Summary.of(entry, _bytes(entry), entry.key.prompt[:PREVIEW_CHARS])
