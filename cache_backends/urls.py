@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -87,22 +88,14 @@ def _sqlite(rest: str, options: Mapping[str, Any]) -> EntryCache:
 
 
 def _postgres(rest: str, options: Mapping[str, Any]) -> EntryCache:
-    try:
+    with _needing("postgres"):
         from cache_backends.postgres import PostgresCache
-    except ImportError as exc:
-        raise ValueError(
-            f"postgresql:// needs a driver: install llm-cache-proxy[postgres] ({exc})"
-        ) from exc
     return PostgresCache(f"postgresql://{rest}", **options)
 
 
 def _redis(scheme: str, rest: str, options: Mapping[str, Any]) -> EntryCache:
-    try:
+    with _needing("redis"):
         from cache_backends.redis import RedisCache
-    except ImportError as exc:
-        raise ValueError(
-            f"{scheme}:// needs a driver: install llm-cache-proxy[redis] ({exc})"
-        ) from exc
     return RedisCache(f"{scheme}://{rest}", **options)
 
 
@@ -117,12 +110,8 @@ _OPENERS: dict[str, Callable[[str, Mapping[str, Any]], EntryCache]] = {
 
 
 def _langchain(rest: str, options: Mapping[str, Any]) -> EntryCache:
-    try:
+    with _needing("langchain"):
         from cache_backends.langchain import LangChainCache
-    except ImportError as exc:
-        raise ValueError(
-            f"langchain: needs LangChain: install llm-cache-proxy[langchain] ({exc})"
-        ) from exc
     place, _, query = rest.partition("?")
     make = _load(place)
     said = {**_values(query), **options}
@@ -150,6 +139,17 @@ def _own(url: str, options: Mapping[str, Any]) -> EntryCache:
         return made if isinstance(made, EntryCache) else PlainCache(made)
     except TypeError as exc:
         raise ValueError(f"cannot make {place!r}: {exc}") from exc
+
+
+@contextmanager
+def _needing(extra: str) -> Iterator[None]:
+    """Name the extra that brings what is imported here, if it is not installed."""
+    try:
+        yield
+    except ImportError as exc:
+        raise ValueError(
+            f"what it needs is missing: install llm-cache-proxy[{extra}] ({exc})"
+        ) from exc
 
 
 def _load(place: str) -> Callable[..., Any]:
