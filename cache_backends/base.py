@@ -208,7 +208,7 @@ class EntryCache(BaseCache):
         return False
 
     def up_to_date(self, since: float) -> bool:
-        """Are all purges known that were complete since then, in seconds of `time.monotonic`?"""
+        """Are all purges known that were complete since then, in seconds of `steady`?"""
         return True
 
     async def keep_up(self) -> None:

@@ -17,6 +17,7 @@ from cache_backends.base import CacheError, Entry, EntryCache, Generation, Key, 
 from cache_backends.loops import LoopThread, SyncCalls
 from cache_backends.memory import MemoryCache
 from cache_backends.shared import EVERYTHING, Filter, Page, Purge, PurgeLog, SharedCache
+from cache_backends.steady import steady
 from cache_backends.tiered_purges import KnownPurges
 
 # How long memory may be trusted after the log began to be read, unless the store says otherwise.
@@ -48,7 +49,7 @@ class TieredCache(SyncCalls, EntryCache):
         *,
         lease: float = LEASE_S,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = steady,
     ) -> None:
         if lease <= 0:
             raise ValueError("lease must be greater than 0")

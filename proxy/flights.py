@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from cache_backends.base import Entry
+from cache_backends.steady import steady
 from proxy.errors import ProxyError, UpstreamFailure
 from proxy.models import AnswerFacts, Answers, Freshness, Head
 
@@ -54,7 +55,7 @@ class Flight:
     def __init__(
         self, *, may_share: bool, finish_alone_s: float, max_backlog: int, backlogs: Backlogs
     ) -> None:
-        self.since = time.monotonic()  # nothing that it brings is older, as far as can be told
+        self.since = steady()  # nothing that it brings is older, as far as can be told
         self.seen: int | None = None  # the last purge known when it was looked up; None: not yet
         self.head: Head | None = None  # the provider's, once it answers
         self.found: Sequence[Entry] | None = None  # or what the cache had

@@ -166,7 +166,7 @@ class Store:
         known? `None`: they are still looked for; a lookup finds nothing that was purged before it
         ends.
 
-        True also where that cannot be told. Seconds of `time.monotonic`.
+        True also where that cannot be told. Seconds of `steady`.
         """
         if not self._cache.up_to_date(since):
             return True

@@ -55,6 +55,7 @@ STRANGERS = {
         "plain",
         "s3fifo",
         "shared",
+        "steady",
         "urls",
     ),
 }
