@@ -1,4 +1,4 @@
-"""What those who share a Postgres cache agree on: facts, the log of purges, leases."""
+"""What those who share a Postgres cache agree on: facts, the purge log, leases."""
 
 from __future__ import annotations
 

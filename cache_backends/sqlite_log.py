@@ -44,7 +44,7 @@ class Announcement:
         row: Any = connection.execute(LAST).fetchone()
         last: int = row[0]
         if last == MAX_NUMBER:
-            raise apsw.CorruptError("its log of purges has come to an end")
+            raise apsw.CorruptError("its purge log has come to an end")
         number = max(last + 1, int(self.now * 1000))
         connection.execute(
             "INSERT INTO purges (number, previous, at, filter) VALUES (?, ?, ?, ?)",

@@ -15,7 +15,7 @@ from cache_backends.base import ChatGeneration, Generation
 from proxy.dialects import responses_ask, responses_facts, responses_tell
 from proxy.dialects.base import CACHING, CALLER, QUEUE, TELLING, Fields, JsonDialect, Recorder
 from proxy.dialects.recorders import EventRecorder, JsonRecorder, tells_error
-from proxy.dialects.responses_facts import said
+from proxy.dialects.responses_facts import text_of
 from proxy.models import AnswerFacts, Answers, Ask, Bounds, Head, Ignored
 
 # An answer with another status is none, or not yet one.
@@ -179,7 +179,7 @@ def _agree(told: list[Any], output: Any) -> bool:
 def _words(item: Any) -> tuple[str, str]:
     """What an item says to a person, and to a tool."""
     given = item.get("arguments", item.get("input")) if isinstance(item, dict) else None
-    return said([item]), given if isinstance(given, str) else ""
+    return text_of([item]), given if isinstance(given, str) else ""
 
 
 def _answers(ask: Ask, body: dict[str, Any]) -> Answers | None:
@@ -202,7 +202,7 @@ def _answers(ask: Ask, body: dict[str, Any]) -> Answers | None:
     if _CACHE_OPTIONS in repeated:
         info["envelope"] |= _chosen(given[_CACHE_OPTIONS], body[_CACHE_OPTIONS])
     message = {"role": "assistant", "content": output}
-    return [[ChatGeneration(said(output), info, message=message)]]
+    return [[ChatGeneration(text_of(output), info, message=message)]]
 
 
 def _chosen(options: Any, used: Any) -> dict[str, Any]:

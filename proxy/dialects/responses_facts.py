@@ -58,7 +58,7 @@ def facts(ask: Ask, envelope: dict[str, Any], output: list[_Item]) -> AnswerFact
     )
 
 
-def said(output: Any) -> str:
+def text_of(output: Any) -> str:
     """What a person would read of an output, whatever it is."""
     return "".join(
         part["text"]
