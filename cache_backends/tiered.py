@@ -26,6 +26,8 @@ LEASE_S = 1.0
 EARLY_S = 0.005
 # Rows of the log are kept for an hour: longer than a save takes to arrive.
 LOG_KEPT_S = 3600.0
+# Where there are very many, for so long: also longer than that, but for a process that was halted.
+CROWDED_LOG_KEPT_S = 60.0
 # How many are taken out with one round trip.
 SHORTENED_ROWS = 100
 
@@ -296,5 +298,6 @@ class TieredCache(SyncCalls, EntryCache):
                     self._known.forget(old[-1].number)
 
     def _old(self) -> list[Purge]:
+        now = self._clock()
         with self._lock:
-            return self._known.old(self._clock() - LOG_KEPT_S, SHORTENED_ROWS)
+            return self._known.old(now - LOG_KEPT_S, now - CROWDED_LOG_KEPT_S, SHORTENED_ROWS)

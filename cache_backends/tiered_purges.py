@@ -7,8 +7,8 @@ from itertools import islice, takewhile
 from cache_backends.base import Entry
 from cache_backends.shared import Purge, PurgeLog
 
-# Rows that are kept, however young: about 10 MB. What is fetched for longer than it took that many
-# to come is not stored.
+# How many rows are kept until they are old: about 6 MB. Of more, those go that are no longer young,
+# and what is fetched for longer than they were kept is not stored.
 MAX_ROWS = 10_000
 
 
@@ -80,11 +80,11 @@ class KnownPurges:
             for purge in takewhile(lambda each: each.number > entry.seen, reversed(purges))
         )
 
-    def old(self, since: float, most: int) -> list[Purge]:
-        """The first rows, if they are older, or too many; never the last of the log."""
+    def old(self, since: float, young: float, most: int) -> list[Purge]:
+        """The first rows, if they are older, or too many and not `young`; never the last one."""
         too_many = len(self._rows) - MAX_ROWS
         first = enumerate(islice(self._rows.values(), most))
-        old = takewhile(lambda row: row[0] < too_many or row[1].at < since, first)
+        old = takewhile(lambda row: row[1].at < (young if row[0] < too_many else since), first)
         return [purge for _, purge in old if purge.number < self.head]
 
     def forget(self, number: int) -> None:
