@@ -121,9 +121,9 @@ class DatabaseFile:
                 raise apsw.CorruptError(f"its tables are not as they were made ({exc})") from exc
 
     def _refuse_foreign(self, connection: apsw.Connection) -> None:
-        if schema.is_ours(connection):
-            return
-        if connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall():
+        # In this order: another thread or process may be making its tables, and it ours.
+        tables = connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+        if tables and not schema.is_ours(connection):
             raise CacheError(f"{self.path} is a database of another program: use another file")
 
     def _turn_on_wal(self, connection: apsw.Connection) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import apsw
 import pytest
 
-from cache_backends import CacheError, Generation, SQLiteCache
+from cache_backends import CacheError, Generation, SQLiteCache, Totals
+from cache_backends import sqlite_rows as rows
+from cache_backends.sqlite_file import DatabaseFile
 from tests.cache_backends.conformance import entry_of
 from tests.fakes.clock import FakeClock
 
@@ -144,6 +149,28 @@ async def test_another_programs_database_is_not_touched(path: Path) -> None:
             await call
     await cache.aclose()
     assert path.read_bytes() == before
+
+
+def test_several_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """None takes it for another program's while one is making its tables."""
+    meeting = Barrier(4)
+
+    def opened(path: Path) -> Totals:
+        file = DatabaseFile(path, busy_timeout=5)
+        meeting.wait()
+        totals: Totals = file.run(rows.totals)
+        file.close()
+        return totals
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            for number in range(60):
+                paths = [tmp_path / f"{number}.db"] * 4
+                assert list(threads.map(opened, paths)) == [(0, 0)] * 4
+    finally:
+        sys.setswitchinterval(interval)
 
 
 async def test_a_newer_layout_is_not_touched(path: Path) -> None:
