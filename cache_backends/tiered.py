@@ -22,6 +22,8 @@ from cache_backends.tiered_purges import KnownPurges
 
 # How long memory may be trusted after the log began to be read, unless the store says otherwise.
 LEASE_S = 1.0
+# A purge takes as long: what another has written there must not make it last for ever.
+MAX_LEASE_S = 60.0
 # A purge waits that much longer: timers go off early, and no two clocks run alike.
 EARLY_S = 0.005
 # Rows of the log are kept for an hour: longer than a save takes to arrive.
@@ -259,8 +261,8 @@ class TieredCache(SyncCalls, EntryCache):
             lease = float(said)
         except ValueError:
             lease = 0.0
-        if not 0 < lease < float("inf"):
-            raise CacheError(f"the lease in {self._shared!r} is no number of seconds")
+        if not 0 < lease <= MAX_LEASE_S:
+            raise CacheError(f"the lease in {self._shared!r} is no number of seconds up to 60")
         self._lease_s = lease
 
     def _learn(self, read: PurgeLog, after: int) -> bool:
