@@ -55,8 +55,8 @@ class TieredCache(SyncCalls, EntryCache):
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = steady,
     ) -> None:
-        if lease <= 0:
-            raise ValueError("lease must be greater than 0")
+        if not 0 < lease <= MAX_LEASE_S:
+            raise ValueError(f"lease must be greater than 0 and at most {MAX_LEASE_S:g} seconds")
         self._memory = memory
         self._shared = shared
         self._lease_s = lease

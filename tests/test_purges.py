@@ -340,7 +340,7 @@ async def test_known_parts_of_a_batch_are_not_young(
 ) -> None:
     """Without news of purges a fetch that began just now is joined, but not with what it found."""
     store = FakeSharedCache(world)
-    embed = embedder(await proxy(cache := tier(store, lease=3600.0)))
+    embed = embedder(await proxy(cache := tier(store, lease=60.0)))
     assert await embed("a") == "MISS"
     provider.always = Answer(gate=(gate := Gate()))
     first = asyncio.create_task(embed("a", "b"))

@@ -189,7 +189,7 @@ async def test_trust_begins_with_the_reading_not_with_its_end(
 
 async def test_the_first_one_decides_on_the_lease(start: Start, monotonic: FakeClock) -> None:
     """It is a fact of the store: who is told another one trusts, and waits, no longer."""
-    first, second = start(), start(lease=3600)
+    first, second = start(), start(lease=60)
     await first.cache.keep_up()
     await second.cache.keep_up()
     monotonic.advance(LEASE_S)
