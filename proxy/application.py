@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
@@ -20,6 +21,8 @@ from proxy.store import Store
 OPEN_S = 0.25
 # How often a cache that could not be reached at the start is tried again.
 REOPEN_S = 1.0
+# How often all who use the cache see to it that they part callers alike.
+AGREE_S = 30.0
 # How often it is seen to that all purges are known, while there are fetches that others may join,
 # and to a cache that is skipped, when its time has come.
 KEEP_UP_S = 0.1
@@ -89,11 +92,15 @@ class Application:
             await self.store.start()
 
     async def _keep_up(self) -> None:
+        agree_at = time.monotonic() + AGREE_S
         while True:
             await asyncio.sleep(KEEP_UP_S)
             if self.flights:
                 await self.store.keep_up()
             await self.store.try_again()
+            if time.monotonic() >= agree_at:
+                await self.store.agree()
+                agree_at = time.monotonic() + AGREE_S
 
     async def aclose(self) -> None:
         """Let go of everything; what is being saved is saved first."""

@@ -105,6 +105,7 @@ class Store:
         self._saving: set[asyncio.Task[bool]] = set()
         # Keys the digests of credentials. Until it is known, nothing can be looked up.
         self.scope_secret = scope_secret
+        self._secret_is_given = scope_secret is not None
         self._warned = False
         # Somebody else's cache is tried out once: does it give back what it is given?
         self._to_probe = cache if isinstance(cache, PlainCache) else None
@@ -139,6 +140,20 @@ class Store:
         elif not self._warned:
             self._warned = True
             log.warning("requests go past the cache until it can be opened: %s", self.degraded)
+
+    async def agree(self) -> None:
+        """Learn the secret anew: a store that was lost and begun again has none, or another's."""
+        if self._secret_is_given or self.scope_secret is None or not self._reading.allows():
+            return
+        known = self.scope_secret.decode()
+        fact = await self._guarded(
+            lambda: self._cache.fact("scope_secret", known),
+            Breaker(),
+            self._lookup_timeout_s,
+            "reading of the secret",
+        )
+        if isinstance(fact, str):
+            self.scope_secret = fact.encode()
 
     def peek(self, keys: Sequence[Key]) -> list[Entry] | None:
         """The entries of all keys, if all are at hand without waiting."""

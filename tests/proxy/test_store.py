@@ -246,6 +246,25 @@ async def test_the_scope_secret_is_one_for_all_users_of_a_cache() -> None:
     assert Store(cache, scope_secret=b"own").scope_secret == b"own"
 
 
+async def test_the_scope_secret_outlives_the_store() -> None:
+    """A store that was lost is told it again by who knows it; then all part callers alike."""
+    world = World()
+    first, second = Store(FakeSharedCache(world)), Store(FakeSharedCache(world))
+    await first.start()
+    known = first.scope_secret
+    world.lose_everything()
+    await first.agree()
+    await second.start()
+    assert first.scope_secret == second.scope_secret == known
+    world.facts["scope_secret"] = "another's"
+    for store in (first, second):
+        await store.agree()
+    assert first.scope_secret == second.scope_secret == b"another's"
+    given = Store(FakeSharedCache(world), scope_secret=b"own")
+    await given.agree()
+    assert given.scope_secret == b"own"
+
+
 async def test_pending_saves_are_bounded() -> None:
     """Past it an answer is delivered and not kept."""
     store = Store(BrokenCache(fault=Fault.HANG), save_timeout_s=0.2)
