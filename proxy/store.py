@@ -52,6 +52,12 @@ class Breaker:
     def open(self) -> bool:
         return self._retry_at is not None
 
+    @property
+    def trouble(self) -> str:
+        """What failed last, if nothing went well since: for as long as that says something."""
+        recent = bool(self._faults) and self._faults[-1] > self._clock() - self.WINDOW_S
+        return self.reason if self.open or recent else ""
+
     def allows(self) -> bool:
         if self._retry_at is None:
             return True
@@ -113,9 +119,8 @@ class Store:
     @property
     def degraded(self) -> str:
         """Why the cache cannot be used right now, or ""."""
-        for breaker in (self._reading, self._writing):
-            if breaker.open:
-                return breaker.reason
+        if trouble := self._reading.trouble or self._writing.trouble:
+            return trouble
         return "" if self.scope_secret else self._reading.reason or "it is being opened"
 
     async def start(self) -> None:

@@ -84,8 +84,8 @@ async def test_five_faults_in_ten_seconds_open_the_breaker() -> None:
     """The cache is not asked any more, and the reason is told by its kind only."""
     cache = BrokenCache(memory())
     store = Store(cache, scope_secret=b"s", clock=FakeClock())
-    for _ in range(Breaker.FAULTS):
-        assert not store.degraded
+    for made in range(Breaker.FAULTS):
+        assert len(cache.calls) == made
         await store.find([KEY])
     assert store.degraded == "cache lookup failed: OSError"
     calls = len(cache.calls)
@@ -104,6 +104,20 @@ async def test_faults_that_lie_far_apart_do_not_open_the_breaker() -> None:
     for number in range(2 * Breaker.FAULTS):
         cache.fault = Fault.NONE if number % 4 == 3 else Fault.ERROR
         await store.find([KEY])
+    assert len(cache.calls) == 4 * Breaker.FAULTS
+
+
+async def test_a_single_fault_is_told_for_a_while() -> None:
+    """Where little is asked, the cache is in trouble long before it is skipped."""
+    cache = BrokenCache(memory())
+    store = Store(cache, scope_secret=b"s", clock=(clock := FakeClock()))
+    await store.find([KEY])
+    assert store.degraded == "cache lookup failed: OSError"
+    clock.advance(Breaker.WINDOW_S)
+    assert not store.degraded
+    await store.find([KEY])
+    cache.fault = Fault.NONE
+    await store.find([KEY])
     assert not store.degraded
 
 
