@@ -17,6 +17,7 @@ from cache_backends.base import (
     Totals,
     Unsupported,
 )
+from cache_backends.extras import needing
 from cache_backends.memory import InMemoryCache, MemoryCache
 from cache_backends.plain import PlainCache
 from cache_backends.shared import Filter, Page, Purge, PurgeLog, SharedCache, Summary
@@ -24,10 +25,11 @@ from cache_backends.tiered import TieredCache
 from cache_backends.urls import open_cache
 
 if TYPE_CHECKING:
-    from cache_backends.postgres import PostgresCache
-    from cache_backends.redis import RedisCache
+    from cache_backends.postgres import PostgresCache as PostgresCache
+    from cache_backends.redis import RedisCache as RedisCache
     from cache_backends.sqlite import SQLiteCache
 
+# Without the two that need an extra: `import *` works for those who have none.
 __all__ = [
     "BaseCache",
     "CacheError",
@@ -42,10 +44,8 @@ __all__ = [
     "NullCache",
     "Page",
     "PlainCache",
-    "PostgresCache",
     "Purge",
     "PurgeLog",
-    "RedisCache",
     "SQLiteCache",
     "SharedCache",
     "Summary",
@@ -64,6 +64,8 @@ _WITH_DRIVERS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WITH_DRIVERS:
-        return getattr(import_module(f"cache_backends.{_WITH_DRIVERS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _WITH_DRIVERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _WITH_DRIVERS[name]
+    with needing(module):
+        return getattr(import_module(f"cache_backends.{module}"), name)

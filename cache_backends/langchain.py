@@ -14,11 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import langchain_core.outputs as lc
-from langchain_core.caches import BaseCache as LangChainBaseCache
-from langchain_core.messages import AIMessage
-
-from cache_backends import langchain_values as values
 from cache_backends.base import (
     BaseCache,
     CacheError,
@@ -30,7 +25,15 @@ from cache_backends.base import (
     require_generations,
 )
 from cache_backends.codec import CodecError
+from cache_backends.extras import needing
 from cache_backends.plain import PlainCache
+
+with needing("langchain"):
+    import langchain_core.outputs as lc
+    from langchain_core.caches import BaseCache as LangChainBaseCache
+    from langchain_core.messages import AIMessage
+
+    from cache_backends import langchain_values as values
 
 log = logging.getLogger(__name__)
 

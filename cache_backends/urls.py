@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
 
 from cache_backends.base import EntryCache, NullCache
+from cache_backends.extras import needing
 from cache_backends.memory import MemoryCache
 from cache_backends.plain import PlainCache
+
+log = logging.getLogger(__name__)
 
 REDIS = ("redis", "redis+cluster", "redis+sentinel", "rediss", "rediss+cluster", "rediss+sentinel")
 MEMORY_MAX_BYTES = 256 * 2**20
@@ -26,9 +30,14 @@ ACCEPTED = (
 LANGCHAIN = "langchain:"
 # Of what is said of a LangChain cache, what is not for the class itself.
 _OURS = ("allow_clear", "clock")
+# The way out where one cannot be made.
+_FOR_A_CLASS = (
+    "a function of your own can make one that needs objects: langchain:my_module:make_cache"
+)
+_FOR_A_FUNCTION = "at log level debug the log has its traceback"
 
 
-def open_cache(url: str, **options: Any) -> EntryCache:
+def open_cache(url: str, /, **options: Any) -> EntryCache:
     """Make the cache that `url` names. Files are opened and drivers imported only when needed.
 
     - `memory://`: option `max_bytes`, 256 MiB if not given
@@ -38,11 +47,11 @@ def open_cache(url: str, **options: Any) -> EntryCache:
     - `redis://user:password@host:port/0`, `rediss://`, `redis+cluster://host:port`,
       `redis+sentinel://host:port/service/0`: options `prefix`, `ttl`, `timeout`, `max_connections`
     - `null://`: keeps nothing, whatever the options
-    - `langchain:module:Class?name=value`: a cache that was written for LangChain; options `clock`
-      and `allow_clear` as of `LangChainCache`, all others and the query go to the class. For one
-      that needs more than a config can hold (an engine, a client), put a function of your own in
-      its place, `langchain:my_module:make_cache`: it is called in the same way and returns the
-      cache.
+    - `langchain:module:Class?name=value`: a cache that was written for LangChain. Two options are
+      kept back, `clock` and `allow_clear`: they are for `LangChainCache`. All others, `url` too,
+      and the query go to the class. For one that needs more than a config can hold (an engine, a
+      client), put a function of your own in its place, `langchain:my_module:make_cache`: it is
+      called in the same way and returns the cache.
     - `module:Class?name=value`: the class is called with the query as keyword arguments; numbers,
       `true`, `false` and `null` are passed as such. No options. What is no `EntryCache` is wrapped
       in a `PlainCache`.
@@ -60,13 +69,15 @@ def open_cache(url: str, **options: Any) -> EntryCache:
         raise ValueError(f"unknown cache '{scheme}://': expected {ACCEPTED}")
     try:
         return _OPENERS[scheme](rest, given)
+    except ImportError as exc:  # which names the extra
+        raise ValueError(str(exc)) from exc
     except TypeError as exc:
         raise ValueError(f"cannot open {scheme}:// with {', '.join(given)}: {exc}") from exc
 
 
 def _memory(rest: str, options: Mapping[str, Any]) -> EntryCache:
     _require_nothing("memory", rest)
-    return MemoryCache(**{"max_bytes": MEMORY_MAX_BYTES, **options})
+    return _made(MemoryCache, **{"max_bytes": MEMORY_MAX_BYTES, **options})
 
 
 def _null(rest: str, options: Mapping[str, Any]) -> EntryCache:  # noqa: ARG001 - needs none
@@ -84,19 +95,29 @@ def _sqlite(rest: str, options: Mapping[str, Any]) -> EntryCache:
     # The driver is needed only by those who ask for it.
     from cache_backends.sqlite import SQLiteCache
 
-    return SQLiteCache(rest[1:], **options)
+    return _made(SQLiteCache, rest[1:], **options)
 
 
 def _postgres(rest: str, options: Mapping[str, Any]) -> EntryCache:
-    with _needing("postgres"):
+    with needing("postgres"):
         from cache_backends.postgres import PostgresCache
-    return PostgresCache(f"postgresql://{rest}", **options)
+    return _made(PostgresCache, f"postgresql://{rest}", **options)
 
 
 def _redis(scheme: str, rest: str, options: Mapping[str, Any]) -> EntryCache:
-    with _needing("redis"):
+    with needing("redis"):
         from cache_backends.redis import RedisCache
-    return RedisCache(f"{scheme}://{rest}", **options)
+    return _made(RedisCache, f"{scheme}://{rest}", **options)
+
+
+def _made(make: Callable[..., EntryCache], /, *place: str, **options: Any) -> EntryCache:
+    parameters = signature(make).parameters.values()
+    known = [each.name for each in parameters if each.kind is Parameter.KEYWORD_ONLY]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        known.remove("clock")  # nothing that a config can hold
+        raise TypeError(f"it has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return make(*place, **options)
 
 
 _OPENERS: dict[str, Callable[[str, Mapping[str, Any]], EntryCache]] = {
@@ -110,8 +131,10 @@ _OPENERS: dict[str, Callable[[str, Mapping[str, Any]], EntryCache]] = {
 
 
 def _langchain(rest: str, options: Mapping[str, Any]) -> EntryCache:
-    with _needing("langchain"):
+    try:
         from cache_backends.langchain import LangChainCache
+    except ImportError as exc:  # which names the extra
+        raise ValueError(str(exc)) from exc
     place, _, query = rest.partition("?")
     make = _load(place)
     said = {**_values(query), **options}
@@ -119,11 +142,12 @@ def _langchain(rest: str, options: Mapping[str, Any]) -> EntryCache:
     try:
         return LangChainCache(make(**said), **ours)
     except Exception as exc:  # a class of somebody else's may raise anything
+        log.debug("making langchain:%s failed", place, exc_info=exc)
         # The text of another may hold a URL with a password.
         why = str(exc) if isinstance(exc, TypeError) else type(exc).__name__
         raise ValueError(
-            f"cannot make langchain:{place} with {', '.join(said) or 'nothing'}: {why}; a function "
-            "of your own can make one that needs objects: langchain:my_module:make_cache"
+            f"cannot make langchain:{place} with {', '.join(said) or 'nothing'}: {why}; "
+            + (_FOR_A_CLASS if isinstance(make, type) else _FOR_A_FUNCTION)
         ) from exc
 
 
@@ -139,17 +163,6 @@ def _own(url: str, options: Mapping[str, Any]) -> EntryCache:
         return made if isinstance(made, EntryCache) else PlainCache(made)
     except TypeError as exc:
         raise ValueError(f"cannot make {place!r}: {exc}") from exc
-
-
-@contextmanager
-def _needing(extra: str) -> Iterator[None]:
-    """Name the extra that brings what is imported here, if it is not installed."""
-    try:
-        yield
-    except ImportError as exc:
-        raise ValueError(
-            f"what it needs is missing: install llm-cache-proxy[{extra}] ({exc})"
-        ) from exc
 
 
 def _load(place: str) -> Callable[..., Any]:

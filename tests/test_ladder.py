@@ -49,6 +49,7 @@ STRANGERS = {
         "batches",
         "codec",
         "cursors",
+        "extras",
         "lanes",
         "loops",
         "memory",

@@ -127,9 +127,17 @@ async def test_a_cache_of_langchains(
         ("langchain:cache.db", {}, "expected memory://"),
         ("langchain:no_such_module:Class", {}, "cannot import 'no_such_module'"),
         ("langchain:langchain_community.cache:SQLAlchemyCache", {}, "with nothing: .*'engine'"),
-        ("langchain:langchain_core.caches:InMemoryCache", {"max_bytes": 5}, "with max_bytes: "),
+        (
+            "langchain:langchain_core.caches:InMemoryCache",
+            {"max_bytes": 5},
+            "with max_bytes: .*objects",
+        ),
         ("langchain:builtins:object", {}, "object is no cache: it has neither lookup"),
-        ("langchain:own_cache:make", {"database_path": "a", "x": "secret"}, "x: LookupError; a fu"),
+        (
+            "langchain:own_cache:make",
+            {"database_path": "a", "x": "secret"},
+            "x: LookupError; at log level debug",
+        ),
     ],
 )
 def test_a_cache_of_langchains_that_cannot_be_made(
@@ -140,6 +148,31 @@ def test_a_cache_of_langchains_that_cannot_be_made(
     with pytest.raises(ValueError, match=said) as raised:
         open_cache(url, **options)
     assert "secret" not in str(raised.value)
+
+
+def test_why_a_function_of_ones_own_failed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has the traceback for who debugs it, and nobody else."""
+    monkeypatch.setitem(sys.modules, "own_cache", sys.modules[__name__])
+    with caplog.at_level("DEBUG", "cache_backends.urls"), pytest.raises(ValueError):
+        open_cache("langchain:own_cache:make", database_path="a", x="y")
+    [record] = caplog.records
+    assert record.levelname == "DEBUG"
+    assert record.exc_info
+    assert record.exc_info[0] is LookupError
+
+
+def make_from_url(*, url: str, options: str) -> object:
+    """One whose arguments are called as ours are."""
+    return InMemoryCache(maxsize=len(url + options))
+
+
+def test_an_option_may_be_called_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes to the function, as all others."""
+    monkeypatch.setitem(sys.modules, "own_cache", sys.modules[__name__])
+    cache = open_cache("langchain:own_cache:make_from_url", url="abc", options="de")
+    assert cache._cache._maxsize == 5  # type: ignore[attr-defined]  # as it was told
 
 
 @pytest.mark.parametrize(
@@ -190,11 +223,20 @@ def test_a_mistake_in_a_url_shows_no_password(url: str) -> None:
     assert "secret" not in str(told.value)
 
 
-@pytest.mark.parametrize("url", ["memory://", "sqlite:///file.db"])
-def test_an_unknown_option_is_named(url: str) -> None:
-    """Options that a cache does not have are not swallowed."""
-    with pytest.raises(ValueError, match="with colour"):
-        open_cache(url, colour="red")
+@pytest.mark.parametrize(
+    ("url", "has"),
+    [
+        ("memory://", "max_bytes"),
+        ("sqlite:///file.db", "max_bytes, busy_timeout"),
+        ("redis://localhost:1", "prefix, ttl, timeout, max_connections"),
+        ("postgresql://localhost:1/db", "schema, max_connections, timeout, max_bytes"),
+    ],
+)
+@pytest.mark.parametrize("option", ["colour", "url", "make"])
+def test_an_unknown_option_is_named(url: str, has: str, option: str) -> None:
+    """Options that a cache does not have are not swallowed; those that it has are told."""
+    with pytest.raises(ValueError, match=f"with .*{option}: it has no option {option}; .* {has}"):
+        open_cache(url, **{option: "red"})
 
 
 def test_a_class_of_ones_own_takes_no_options() -> None:
@@ -218,9 +260,38 @@ def test_a_driver_is_loaded_for_those_who_ask_for_it() -> None:
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("module", "asking", "extra"),
+    [
+        ("redis", "from cache_backends import RedisCache", "redis"),
+        ("asyncpg", "from cache_backends import PostgresCache", "postgres"),
+        ("langchain_core", "import cache_backends.langchain", "langchain"),
+        ("redis", "cache_backends.open_cache('redis://localhost')", "redis"),
+        ("asyncpg", "cache_backends.open_cache('postgres://localhost/db')", "postgres"),
+        ("langchain_core", "cache_backends.open_cache('langchain:a:b')", "langchain"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(module: str, asking: str, extra: str) -> None:
+    """Once, whoever asks for what it brings; all that needs none can be had."""
+    program = (
+        "import sys\n"
+        f"sys.modules[{module!r}] = None\n"
+        "from cache_backends import *\n"
+        "import cache_backends\n"
+        "try:\n"
+        f"    {asking}\n"
+        "except (ImportError, ValueError) as exc:\n"
+        f"    assert str(exc).count('install llm-cache-proxy[{extra}]') == 1, exc\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )
+    root = Path(cache_backends.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
+
+
 def test_all_that_is_promised_is_there() -> None:
     """Every public name can be had, and no other."""
-    for name in cache_backends.__all__:
+    for name in [*cache_backends.__all__, "PostgresCache", "RedisCache"]:
         assert getattr(cache_backends, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'DiskCache'"):
         cache_backends.DiskCache  # noqa: B018 - asking is what is tested
