@@ -126,7 +126,7 @@ class RedisCache(SyncCalls, SharedCache):
         return await self._index.page(filter, cursor, limit)
 
     async def remove(self, filter: Filter, *, before: int) -> int:
-        return await self._index.remove(filter, before)
+        return await self._upkeep.remove(filter, before)
 
     async def purges(self, after: int) -> PurgeLog:
         return await self._agreements.purges(after)
@@ -151,7 +151,7 @@ class RedisCache(SyncCalls, SharedCache):
         return await self._index.totals()
 
     async def aclear(self, **kwargs: Any) -> None:  # noqa: ARG002 - accepted, as LangChain's does
-        await self._index.remove(EVERYTHING, AFTER_ALL)
+        await self._upkeep.remove(EVERYTHING, AFTER_ALL)
 
     async def aclose(self) -> None:
         await self._connections.aclose()

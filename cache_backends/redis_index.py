@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
+from secrets import token_hex
 from typing import Any, NamedTuple
 
 from cache_backends.base import CacheError, Entry, Totals
@@ -26,7 +27,7 @@ from cache_backends.redis_rows import (
     read_label,
 )
 from cache_backends.redis_scripts import DROP, NOTE
-from cache_backends.redis_server import Command, Scan
+from cache_backends.redis_server import Command
 from cache_backends.shared import EVERYTHING, Filter, Page
 
 logger = logging.getLogger("cache_backends.redis")
@@ -92,14 +93,19 @@ class Index:
         return _page(found, None)
 
     async def remove(self, filter: Filter, before: int) -> int:
-        whole = filter.ids is not None or await self._is_whole()
+        """Remove what is covered of the entries that the index names."""
         removed = 0
         async for rows in self._rows(filter, None):
             # What was stored before a purge was announced cannot have known of it.
             sure = {row.id for row in rows if filter == EVERYTHING and row.place < before * 1000}
-            covered = sure | await self._covered(rows, sure, filter, before)
-            removed += await self._delete([row for row in rows if row.id in covered])
-        return removed if whole else removed + await self._remove_by_scan(filter, before)
+            removed += await self.remove_of(rows, sure, filter, before)
+        return removed
+
+    async def remove_of(
+        self, rows: Sequence[Row], sure: set[str], filter: Filter, before: int
+    ) -> int:
+        covered = sure | await self._covered(rows, sure, filter, before)
+        return await self._delete([row for row in rows if row.id in covered])
 
     async def _covered(
         self, rows: Sequence[Row], sure: set[str], filter: Filter, before: int
@@ -111,18 +117,32 @@ class Index:
             if label.entry.seen < before and filter.covers(label.entry)
         }
 
-    async def _remove_by_scan(self, filter: Filter, before: int) -> int:
-        """Part of the index was evicted: what is to go is looked for among all keys."""
-        removed, at = 0, Scan()
-        while True:
-            keys, at = await self._connections.scan(at, self._names.entries, BATCH_ROWS)
-            rows = [Row(each, 0) for each in map(self._names.id, keys) if is_id(each)]
-            covered = await self._covered(rows, set(), filter, before)
-            removed += await self._delete([row for row in rows if row.id in covered])
-            if at == Scan():
-                return removed
+    async def life(self) -> str:
+        """The name of the index from when it was made until it is lost; made up if it has none."""
+        records = self._names.records
+        made_up = ("HSETNX", records, "life", token_hex(16))
+        _, life = await self._connections.run(made_up, ("HGET", records, "life"))
+        return _text(life)
 
-    async def _is_whole(self) -> bool:
+    async def call_whole(self, life: str) -> None:
+        """All keys were looked at during this life, and what was there is known."""
+        await self._connections.run(("HSET", self._names.records, "whole", life))
+
+    async def whole(self) -> str | None:
+        """The index's life, if it knows all entries.
+
+        Where it was lost as a whole, or is new, nobody has called this life whole yet.
+        """
+        known = ("HMGET", self._names.records, "life", "whole", "entries")
+        (life, whole, held), placed = await self._connections.run(
+            known, ("ZCARD", self._names.index)
+        )
+        if life is None or life != whole or number(placed) != number(held):
+            return None
+        return _text(life)
+
+    async def _fits(self) -> bool:
+        """Are as many entries placed as are recorded?"""
         known = ("HGET", self._names.records, "entries")
         placed, held = await self._connections.run(("ZCARD", self._names.index), known)
         return number(placed) == number(held)
@@ -192,7 +212,7 @@ class Index:
     async def _smallest(self, groups: Sequence[str]) -> str:
         """The key with the fewest rows that has all of these groups' entries."""
         names = self._names
-        if not groups or not await self._is_whole():
+        if not groups or not await self._fits():
             return names.index
         sizes = await self._connections.run(*(("ZCARD", names.group(each)) for each in groups))
         (counts,) = await self._connections.run(("HMGET", names.records, *groups))
@@ -271,6 +291,10 @@ def _is_below(row: Row, below: int | None) -> bool:
 def _pairs(reply: Sequence[bytes]) -> list[Row]:
     ids = (member.decode(errors="replace") for member in reply[::2])
     return list(map(Row, ids, map(number, reply[1::2])))
+
+
+def _text(reply: bytes | None) -> str:
+    return (reply or b"").decode(errors="replace")
 
 
 def number(reply: Any) -> int:

@@ -7,7 +7,8 @@ The index has, for each entry, its place in the order of storing (microseconds, 
 the one before) in `index` and in every group it belongs to, its end in `ends`, and in `records` its
 size and groups, so that it can be taken out of all of these. There too are the sum of all sizes
 (`bytes`), how many entries there are (`entries`) and how many in each group, by which is seen
-whether a key was evicted.
+whether a key was evicted. And `life`, a name that is lost with all of it, and `whole`, the life in
+which all keys were last compared with the index.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from threading import Lock
 from typing import Any
 
 from cache_backends.base import CacheError, Entry
@@ -14,6 +15,7 @@ from cache_backends.redis_connection import Connections
 from cache_backends.redis_index import BATCH_ROWS, Index, Row, number
 from cache_backends.redis_rows import Names, is_id
 from cache_backends.redis_server import Scan
+from cache_backends.shared import Filter
 
 # A sweep comes after so many entries stored.
 SWEEP_EVERY = 100
@@ -29,6 +31,9 @@ class Upkeep:
         self._stored = 0
         self._cursors = (0, 0)
         self._scan = Scan()
+        # The life of the index in which the scan began, if nothing went wrong since.
+        self._life: str | None = None
+        self._turn = Lock()
 
     async def look_after(self, stored: int) -> None:
         """Told how many entries were stored, see now and then whether the index is right."""
@@ -50,13 +55,55 @@ class Upkeep:
         ]
         await self._note_again(changed)
 
+    async def remove(self, filter: Filter, before: int) -> int:
+        """Remove what is covered, also of what the index does not know."""
+        life = await self._index.whole()
+        removed = await self._index.remove(filter, before)
+        # Named by their ids they need no index. Else it may have been lost just now.
+        if filter.ids is not None or (life is not None and life == await self._index.whole()):
+            return removed
+        return removed + await self._remove_by_scan(filter, before)
+
+    async def _remove_by_scan(self, filter: Filter, before: int) -> int:
+        """What is to go is looked for among all keys; what stays becomes known again."""
+        life = None
+        with suppress(CacheError):  # a full server takes no notes, but lets go of entries
+            life = await self._index.life()
+        removed, at = 0, Scan()
+        while True:
+            ids, at = await self._some_ids(at)
+            rows = [Row(each, 0) for each in ids]
+            removed += await self._index.remove_of(rows, set(), filter, before)
+            life = await self._noted_in(life, ids)
+            if at == Scan():
+                await self._call_whole(life)
+                return removed
+
+    async def _noted_in(self, life: str | None, ids: Sequence[str]) -> str | None:
+        """The same life if all of these are known now."""
+        if life is not None:
+            with suppress(CacheError):
+                await self._note_unknown(ids)
+                return life
+        return None
+
+    async def _call_whole(self, life: str | None) -> None:
+        if life is not None:
+            with suppress(CacheError):
+                await self._index.call_whole(life)
+
     async def sweep(self) -> None:
         """Look at some of what the index names, and at some of all keys, for what only one has.
 
         Where nothing can be written it is left to the next time.
         """
-        with suppress(CacheError):
-            await self._sweep()
+        if not self._turn.acquire(blocking=False):  # it is done already, maybe by another thread
+            return
+        try:
+            with suppress(CacheError):
+                await self._sweep()
+        finally:
+            self._turn.release()
 
     async def _sweep(self) -> None:
         names = self._names
@@ -68,8 +115,21 @@ class Upkeep:
         self._cursors = (int(known[0][0]), int(known[1][0]))
         named = {each.decode(errors="replace") for _, pairs in known for each in pairs[::2]}
         await self._drop_gone(list(filter(is_id, named)))
-        keys, self._scan = await self._connections.scan(self._scan, names.entries, BATCH_ROWS)
-        await self._note_unknown(list(filter(is_id, map(names.id, keys))))
+        await self._sweep_keys()
+
+    async def _sweep_keys(self) -> None:
+        life, self._life = self._life, None
+        if self._scan == Scan():
+            life = await self._index.life()
+        ids, self._scan = await self._some_ids(self._scan)
+        await self._note_unknown(ids)
+        self._life = life
+        if self._scan == Scan():
+            await self._call_whole(life)
+
+    async def _some_ids(self, at: Scan) -> tuple[list[str], Scan]:
+        keys, after = await self._connections.scan(at, self._names.entries, BATCH_ROWS)
+        return list(filter(is_id, map(self._names.id, keys))), after
 
     async def _drop_gone(self, ids: Sequence[str]) -> None:
         if not ids:

@@ -13,6 +13,7 @@ from redis.crc import key_slot
 
 from cache_backends import CacheError, Entry, Generation
 from cache_backends.redis import RedisCache
+from cache_backends.redis_rows import Names
 from cache_backends.shared import EVERYTHING, Filter
 from tests.cache_backends.conformance import entry_of
 from tests.cache_backends.shared_conformance import NOBODY_KNEW_A_LATER_ONE, listing
@@ -127,6 +128,21 @@ async def test_a_node_that_was_down_is_used_again(cluster: RedisCluster, cache: 
         await cache.put_many(ENTRIES)
     cluster.nodes[0].start()
     await until_it_works(cache)
+
+
+async def test_a_removal_is_complete_when_the_index_lost_its_node(
+    cluster: RedisCluster, cache: RedisCache
+) -> None:
+    """It came back empty: the entries of the other nodes are found all the same."""
+    await cache.put_many(ENTRIES)
+    await cache.remove(Filter(tag="none"), before=NOBODY_KNEW_A_LATER_ONE)
+    slot = key_slot(Names("llm-cache:").index.encode())
+    (node,) = (each for each in cluster.nodes if each.ask("CLUSTER", "COUNTKEYSINSLOT", slot))
+    node.ask("FLUSHALL")
+    left = sum(entry is not None for entry in await cache.get_many(KEYS))
+    assert 0 < left < len(ENTRIES)
+    assert await cache.remove(Filter(tag="eval"), before=NOBODY_KNEW_A_LATER_ONE) == left
+    assert await cache.get_many(KEYS) == [None] * len(KEYS)
 
 
 async def test_any_of_the_named_nodes_will_do(redis_cluster_url: str, fresh_name: str) -> None:

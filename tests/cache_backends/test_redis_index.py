@@ -230,6 +230,40 @@ async def test_a_removal_is_complete_whatever_was_lost(
     assert [entry is None for entry in found] == covered
 
 
+@pytest.mark.parametrize("filter", [EVERYTHING, Filter(tag="odd")])
+async def test_a_removal_is_complete_when_the_whole_index_was_lost(
+    cache: RedisCache, raw: Redis, fresh_name: str, clock: FakeClock, filter: Filter
+) -> None:
+    """An index without entries fits records without any: that it is new is noticed all the same."""
+    entries = await store(cache, clock, [{"tags": ["odd"] if n % 2 else []} for n in range(20)])
+    await cache.remove(Filter(tag="none"), before=5)
+    raw.delete(*raw.scan_iter(f"{fresh_name}{{{fresh_name}}}:*", count=10_000))
+    await cache.put(entries[1])
+    covered = [filter.covers(entry) for entry in entries]
+    assert await cache.remove(filter, before=5) == sum(covered)
+    found = await cache.get_many([entry.key for entry in entries])
+    assert [entry is None for entry in found] == covered
+    assert len(await listing(cache)) == 20 - sum(covered)
+
+
+@pytest.mark.parametrize("looked", ["removal", "sweep"])
+async def test_all_keys_are_looked_at_once_only(
+    redis_server: START_SERVER, clock: FakeClock, looked: str
+) -> None:
+    """By the first removal or by the looking after; then the index is known to be whole."""
+    server = redis_server()
+    cache = RedisCache(server.url, timeout=10, clock=clock)
+    await store(cache, clock, [{} for _ in range(5)])
+    await (cache.totals() if looked == "sweep" else cache.remove(Filter(tag="none"), before=5))
+    scans = server.ask("INFO", "commandstats")["cmdstat_scan"]["calls"]
+    assert await cache.remove(EVERYTHING, before=5) == 5
+    await cache.aclear()
+    await store(cache, clock, [{} for _ in range(5)])
+    await cache.aclear()
+    assert server.ask("INFO", "commandstats")["cmdstat_scan"]["calls"] == scans
+    await cache.aclose()
+
+
 async def test_stores_look_after_the_index(
     cache: RedisCache,
     raw: Redis,
