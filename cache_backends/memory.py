@@ -76,6 +76,9 @@ class InMemoryCache(BaseCache):
     async def aclear(self, **kwargs: Any) -> None:
         self.clear(**kwargs)
 
+    async def aclose(self) -> None:
+        """Let go of nothing: it is here for those who close whatever cache they have."""
+
 
 class MemoryCache(ListedCache):
     """The proxy's memory tier: at most `max_bytes`, kept by S3-FIFO.

@@ -176,8 +176,17 @@ class TieredCache(SyncCalls, EntryCache):
 
     async def aclose(self) -> None:
         await self._thread.aclose()
+        await self._let_go()
+
+    def close(self) -> None:
+        """Finish what is being written and close the store; from code without an event loop."""
+        self._thread.call(self._let_go())
+        self._thread.close()
+
+    async def _let_go(self) -> None:
+        here = asyncio.get_running_loop()
         for task in (self._reading, self._shortening):
-            if task is not None and not task.done():
+            if task is not None and not task.done() and task.get_loop() is here:
                 task.cancel()
                 await asyncio.wait({task})
         await self._shared.aclose()

@@ -33,6 +33,13 @@ class TestInMemoryCache(LangChainConformance):
         with pytest.raises(ValueError, match=r"^maxsize must be greater than 0$"):
             InMemoryCache(maxsize=maxsize)
 
+    async def test_it_can_be_closed_as_all_others(self) -> None:
+        """Nothing is lost by it."""
+        cache = InMemoryCache()
+        cache.update("a", "llm", [Generation("a")])
+        await cache.aclose()
+        assert cache.lookup("a", "llm") == [Generation("a")]
+
     def test_the_first_one_stored_goes_first(self) -> None:
         """Neither a lookup nor storing a key again changes the order."""
         cache = InMemoryCache(maxsize=2)

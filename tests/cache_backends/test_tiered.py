@@ -823,3 +823,31 @@ async def test_a_cache_is_closed_in_the_middle_of_a_reading(one: Process) -> Non
     await asyncio.wait_for(one.cache.aclose(), 5)
     assert gate.waiting == 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+class Closable(FakeSharedCache):
+    closed = False
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def test_a_cache_is_closed_without_a_loop(world: World) -> None:
+    """The store is closed, the thread of the sync calls ends, and what it read is given up."""
+    store = Closable(world)
+    cache = TieredCache(MemoryCache(max_bytes=2**20), store, lease=LEASE_S)
+    cache.update("prompt", "llm", [Generation("said")])
+    thread = cache._thread._thread
+    store.gates["purges"] = gate = Gate()
+    cache._thread.call(_begin_reading(cache, gate))
+    cache.close()
+    assert store.closed
+    assert gate.waiting == 0
+    assert thread is not None
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+async def _begin_reading(cache: TieredCache, gate: Gate) -> None:
+    cache._read_soon()
+    await gate.reached()
