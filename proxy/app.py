@@ -90,7 +90,7 @@ def create_app(
         upstream=upstream,
         policy=policy,
         access=access,
-        turns=build_turns(settings, store),
+        turns=build_turns(settings, store, cache),
         max_misses=settings.server.max_misses,
         clock=clock,
     )
@@ -208,9 +208,13 @@ def build_store(settings: Settings, cache: EntryCache) -> Store:
     )
 
 
-def build_turns(settings: Settings, store: Store) -> Alone:
+def build_turns(settings: Settings, store: Store, cache: EntryCache) -> Alone:
     if settings.cache.coalesce == "worker":
         return Alone()
+    if not isinstance(cache, SharedCache | TieredCache):
+        raise ConfigError(
+            'cache.coalesce: "cluster" needs a cache that lends leases: sqlite, redis or postgresql'
+        )
     return Turns(store, patience_s=settings.upstream.flight_patience_s)
 
 

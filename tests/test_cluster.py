@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from proxy.app import create_app
+from proxy.config import load_settings
+from proxy.errors import ConfigError
 from tests.fakes.chat import MINE, asking, words
 from tests.fakes.oracle import expected
 from tests.fakes.process import ProxyProcess
@@ -54,6 +57,22 @@ def file(request: pytest.FixtureRequest) -> SharedStore:
 def client() -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None)
     return httpx.AsyncClient(trust_env=False, timeout=30.0, limits=limits)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "memory://",
+        "null://",
+        "langchain:langchain_core.caches:InMemoryCache",
+        "cache_backends:InMemoryCache",
+    ],
+)
+def test_a_cache_that_lends_no_leases_is_refused(url: str) -> None:
+    """At the start, with those that do."""
+    settings = load_settings(overrides={"cache": {"url": url, "coalesce": "cluster"}})
+    with pytest.raises(ConfigError, match="^cache.coalesce: .* sqlite, redis or postgresql"):
+        create_app(settings)
 
 
 async def test_many_equal_calls_of_four_processes_are_one_call(

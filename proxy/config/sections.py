@@ -137,7 +137,7 @@ class Cache(Section):
     process that opens the cache decides for all."""
     coalesce: Literal["worker", "cluster"] = "worker"
     """Who shares one fetch of a question: all requests of one process, or of all that use the
-    cache."""
+    cache, which must lend leases: sqlite, redis and postgresql do."""
     max_entry: Size = 64 * 2**20
     """Larger answers are not stored."""
     lookup_timeout_s: Patience = 0.25
