@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeGuard, TypeVar
 
-from cache_backends.base import CacheError, Entry, EntryCache, Key, Totals
+from cache_backends.base import CacheError, Entry, EntryCache, Key, NullCache, Totals
 from cache_backends.codec import CodecError
 from cache_backends.plain import PlainCache
 from cache_backends.shared import SharedCache
@@ -142,6 +142,8 @@ class Store:
         )
         if isinstance(fact, str):
             self.scope_secret = fact.encode()
+            if self._warned:
+                log.warning("the cache is open")
         elif not self._warned:
             self._warned = True
             log.warning("requests go past the cache until it can be opened: %s", self.degraded)
@@ -237,6 +239,8 @@ class Store:
         The save goes on by itself then, within its own deadline. `replacing`: others that are still
         good, which processes may have in memory.
         """
+        if type(self._cache) is NullCache:  # one made of it may keep something
+            return False
         skipped = self._writing.open
         if len(self._saving) >= MAX_PENDING_SAVES or not self._writing.allows():
             return False

@@ -336,6 +336,27 @@ async def test_why_a_cache_cannot_be_opened_is_told_once(caplog: pytest.LogCaptu
     assert said.startswith("requests go past the cache until it can be opened")
 
 
+async def test_that_the_cache_is_open_at_last_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, and only after it was told that it was not."""
+    cache = BrokenCache(memory())
+    store = Store(cache)
+    with caplog.at_level(logging.WARNING):
+        await store.start()
+        cache.fault = Fault.NONE
+        for _ in range(2):
+            await store.start()
+        await Store(cache).start()
+    assert [each.getMessage() for each in caplog.records] == [
+        "requests go past the cache until it can be opened: cache opening failed: OSError",
+        "the cache is open",
+    ]
+
+
+async def test_a_cache_that_is_off_stores_nothing() -> None:
+    """And nobody is told that it did."""
+    assert await Store(NullCache()).save([ENTRY], patience_s=1.0) is False
+
+
 async def test_an_answer_that_cannot_be_written_says_nothing_of_the_cache() -> None:
     """It is not stored; the next one is, and nothing is skipped."""
     store = Store(memory(), scope_secret=b"x")
