@@ -71,7 +71,7 @@ def client() -> httpx.AsyncClient:
 def test_a_cache_that_lends_no_leases_is_refused(url: str) -> None:
     """At the start, with those that do."""
     settings = load_settings(overrides={"cache": {"url": url, "coalesce": "cluster"}})
-    with pytest.raises(ConfigError, match="^cache.coalesce: .* sqlite, redis or postgresql"):
+    with pytest.raises(ConfigError, match=r"^cache\.coalesce: .* sqlite, redis or postgresql"):
         create_app(settings)
 
 
