@@ -1,4 +1,4 @@
-"""Connections to Redis: a set of them for each event loop, and what their errors mean."""
+"""Connections to Redis: a set of them for each event loop."""
 
 from __future__ import annotations
 
@@ -8,35 +8,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from cache_backends.base import CacheError
 from cache_backends.redis_cluster import Cluster
+from cache_backends.redis_errors import is_wrong_type, reason, unwrapped
 from cache_backends.redis_place import Place
 from cache_backends.redis_server import Command, Scan, Server, Single, Watched
 
 # The reply about a key that holds something else than what is asked for.
 WRONG_TYPE = object()
-
-# The first that fits. Texts of the server are not passed on: some quote what they were sent.
-_REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (exceptions.AuthenticationError, "does not accept the user or password"),
-    (exceptions.AuthenticationWrongNumberOfArgsError, "does not accept the user or password"),
-    (exceptions.NoPermissionError, "does not let this user run all commands that are needed"),
-    (exceptions.OutOfMemoryError, "is out of memory"),
-    (exceptions.ReadOnlyError, "is a replica, which takes no writes"),
-    (exceptions.BusyLoadingError, "is loading its data"),
-    (exceptions.ClusterError, "is a cluster that is down"),
-    (exceptions.SlotNotCoveredError, "is a cluster that is down"),
-    (exceptions.AskError, "is a node of a cluster: use redis+cluster://"),
-    (exceptions.ConnectionError, "cannot be reached"),
-    (exceptions.TimeoutError, "did not answer in time"),
-    (exceptions.RedisClusterException, "cannot be reached as a cluster"),
-    (exceptions.ResponseError, "refused a command"),
-    (OSError, "cannot be reached"),
-)
 
 
 class Connections:
@@ -114,7 +96,7 @@ class Connections:
         except CacheError:
             raise
         except Exception as exc:
-            raise self._error(exc) from exc
+            raise CacheError(f"{self._place.shown} {reason(exc)}") from exc
         finally:
             used.places.release()
 
@@ -148,22 +130,15 @@ class Connections:
         ((host, port),) = self._place.hosts
         return Single.at(host, port, tls=self._place.tls, options=options)
 
-    def _error(self, exc: BaseException) -> CacheError:
-        for kind, reason in _REASONS:
-            if isinstance(exc, kind):
-                return CacheError(f"{self._place.shown} {reason}")
-        return CacheError(f"{self._place.shown} does not speak Redis's protocol")
-
 
 def _checked(reply: Any) -> Any:
     if isinstance(reply, list):  # also those of a transaction
-        for each in reply:
-            _checked(each)
+        return WRONG_TYPE if WRONG_TYPE in map(_checked, reply) else reply
     if not isinstance(reply, Exception):
         return reply
-    if str(reply).startswith("WRONGTYPE"):
+    if is_wrong_type(reply):
         return WRONG_TYPE
-    raise reply
+    raise unwrapped(reply)
 
 
 @dataclass(frozen=True, slots=True)

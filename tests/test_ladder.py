@@ -100,6 +100,7 @@ DOORS = {
     "redis": (
         "cache_backends.redis_cluster",
         "cache_backends.redis_connection",
+        "cache_backends.redis_errors",
         "cache_backends.redis_place",
         "cache_backends.redis_server",
     ),
