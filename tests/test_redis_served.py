@@ -86,7 +86,10 @@ UNWRITABLE: dict[str, tuple[Change, Change]] = {
 }
 UNUSABLE: dict[str, tuple[Change, Change]] = {
     "does not accept the user or password": (change_password, restore_password),
-    "cannot be reached": (use_up_connections, free_connections),
+    "takes no more clients: raise its maxclients or lower max_connections": (
+        use_up_connections,
+        free_connections,
+    ),
 }
 
 
