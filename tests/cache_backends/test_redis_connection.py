@@ -121,7 +121,15 @@ async def test_a_storm_of_cancellations_mixes_no_answers_up(
     got = sum(answer is not None for some in answers for answer in some)
     assert 100 < got < 1900
     faults.pass_on()
-    assert await asyncio.gather(*(cache.get(entry.key) for entry in entries)) == entries
+    assert [await patiently(cache, entry) for entry in entries] == entries
+
+
+async def patiently(cache: RedisCache, entry: Entry) -> Entry | None:
+    """A busy machine may take longer than the cache waits: then it is asked again."""
+    for _ in range(20):
+        with suppress(CacheError):
+            return await cache.get(entry.key)
+    return None
 
 
 async def test_at_most_so_many_connections_are_used(faults: FaultProxy) -> None:
