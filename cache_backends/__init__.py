@@ -20,7 +20,17 @@ from cache_backends.base import (
 from cache_backends.extras import needing
 from cache_backends.memory import InMemoryCache, MemoryCache
 from cache_backends.plain import PlainCache
-from cache_backends.shared import Filter, Page, Purge, PurgeLog, SharedCache, Summary
+from cache_backends.shared import (
+    Filter,
+    ListedCache,
+    ManagedCache,
+    Narrowing,
+    Page,
+    Purge,
+    PurgeLog,
+    SharedCache,
+    Summary,
+)
 from cache_backends.tiered import TieredCache
 from cache_backends.urls import open_cache
 
@@ -40,7 +50,10 @@ __all__ = [
     "Generation",
     "InMemoryCache",
     "Key",
+    "ListedCache",
+    "ManagedCache",
     "MemoryCache",
+    "Narrowing",
     "NullCache",
     "Page",
     "PlainCache",

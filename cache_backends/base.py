@@ -105,6 +105,11 @@ class Entry:
     about: Mapping[str, Any] = field(default_factory=dict)
     seen: int = 0
 
+    @property
+    def pinned(self) -> bool:
+        """Is it to stay: does it go only after all others when the cache is full?"""
+        return self.about.get("pinned") is True
+
 
 class Totals(NamedTuple):
     """What a cache holds. `bytes` counts keys and values as they are kept."""

@@ -1,4 +1,4 @@
-"""What a cache offers that several processes share: listing, a purge log, leases.
+"""What caches offer beside lookups: listing and counting, a purge log and leases, purges that hold.
 
 A purge is complete when its call returns, although every process may hold entries in memory and
 fetch answers at that time. Nobody is sent a message for that: each process reads the numbered log
@@ -12,21 +12,30 @@ that a later purge covers is not handed out, whenever and by whomever it was sto
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import orjson
 
-from cache_backends.base import Entry, EntryCache
+from cache_backends.base import Entry, EntryCache, Unsupported
 
 # Of the prompt in a listing; a character has four bytes at most.
 PREVIEW_CHARS = 500
 PREVIEW_BYTES = 4 * PREVIEW_CHARS
 # A number after those of all purges: that of an entry, in `seen`, is below.
 AFTER_ALL = 2**63 - 1
-# The facts in `Entry.about` that entries can be chosen by.
-CHOSEN_BY = ("provider", "dialect", "model", "namespace", "client")
+# The facts in `Entry.about` that entries can be chosen by; texts.
+CHOSEN_BY = (
+    "provider",
+    "dialect",
+    "model",
+    "namespace",
+    "client",
+    "run",
+    "prompt_digest",
+    "llm_digest",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,9 @@ class Filter:
     model: str | None = None
     namespace: str | None = None
     client: str | None = None
+    run: str | None = None
+    prompt_digest: str | None = None
+    llm_digest: str | None = None
     tag: str | None = None
     stored_before: float | None = None
     stored_after: float | None = None
@@ -97,6 +109,25 @@ class Filter:
 EVERYTHING = Filter()
 
 
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """To what a listing is narrowed beside its filter: what changes while an entry is kept, or what
+    only an index can find.
+
+    `text` is in the prompt or in the answer, whatever its case. `min_bytes` and `max_bytes` are of
+    `Summary.bytes`, both included. `expired`: past `expires_at`, or not.
+    """
+
+    text: str | None = None
+    min_hits: int | None = None
+    min_bytes: int | None = None
+    max_bytes: int | None = None
+    expired: bool | None = None
+
+
+WIDE = Narrowing()
+
+
 class Purge(NamedTuple):
     """One row of the log. Numbers grow; `previous` is the row's before, 0 for the first."""
 
@@ -120,7 +151,8 @@ class PurgeLog(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """An entry in a listing: all but the strings and the answer. `bytes` as in `Totals`."""
+    """An entry in a listing: all but the strings and the answer. `bytes` as in `Totals`; `hits` are
+    those that were counted with `add_hits`."""
 
     id: str
     stored_at: float
@@ -130,11 +162,12 @@ class Summary:
     prompt: str  # the first 500 characters
     tags: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    hits: int = 0
 
     @classmethod
-    def of(cls, entry: Entry, bytes: int, prompt: str) -> Summary:
+    def of(cls, entry: Entry, bytes: int, prompt: str, hits: int = 0) -> Summary:
         times = (entry.stored_at, entry.expires_at, entry.retained_until)
-        return cls(entry.key.id, *times, bytes, prompt, entry.tags, entry.about)
+        return cls(entry.key.id, *times, bytes, prompt, entry.tags, entry.about, hits)
 
 
 class Page(NamedTuple):
@@ -145,21 +178,68 @@ class Page(NamedTuple):
 
 
 class ListedCache(EntryCache):
-    """A cache whose entries can be listed, and chosen to go."""
+    """A cache that can be looked through, and counted in.
+
+    Counts are sums that all who use the store add to, by group and name. `Unsupported` for what
+    the store has no index for: it names who has.
+    """
 
     @abstractmethod
-    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
+    async def page(
+        self,
+        filter: Filter,
+        *,
+        narrowed: Narrowing = WIDE,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
         """List entries, those stored last first, also while others come and go.
 
         `ValueError` for a cursor that no page gave.
         """
 
-    @abstractmethod
-    async def remove(self, filter: Filter, *, before: int) -> int:
-        """Delete what the filter covers and `seen` is below `before`; tell how many.
+    async def by_ids(self, ids: Sequence[str]) -> list[Entry | None]:
+        """Return the entries with these ids, in order; what is no id finds nothing."""
+        raise Unsupported(f"{self!r} cannot find entries by their ids alone")
 
-        In batches that hold nobody up for long.
+    async def set_fact(self, name: str, value: str) -> None:
+        """Make this the fact that `fact` returns."""
+        raise Unsupported(f"{self!r} cannot change a fact")
+
+    async def add_hits(self, hits: Mapping[str, int]) -> None:
+        """Count hits of entries, by id; of those that are gone nothing is kept.
+
+        They are kept while the entry is, also when it is stored again.
         """
+        raise Unsupported(f"{self!r} cannot count hits")
+
+    async def add_counts(self, group: str, amounts: Mapping[str, float]) -> None:
+        """Add to the counts of a group, all at once or none."""
+        raise Unsupported(f"{self!r} cannot count")
+
+    async def counts(self, group: str) -> dict[str, float]:
+        """Return the counts of a group by name; nothing of one that nobody added to."""
+        raise Unsupported(f"{self!r} cannot count")
+
+    async def forget_counts(self, group: str) -> None:
+        """Remove a group of counts."""
+        raise Unsupported(f"{self!r} cannot count")
+
+
+class ManagedCache(ListedCache):
+    """A cache whose entries can be taken away and put right: everywhere, once the call returns."""
+
+    @abstractmethod
+    async def purge(self, filter: Filter) -> int:
+        """Remove what the filter covers, here and everywhere; tell how many there were.
+
+        Complete when it returns: nobody answers from one of them after that, nor stores one whose
+        making began before. `CacheError` if the store cannot be reached.
+        """
+
+    @abstractmethod
+    async def amend(self, entries: Sequence[Entry]) -> None:
+        """Put entries in the place of those with their ids; complete as a purge is."""
 
 
 class SharedCache(ListedCache):
@@ -168,6 +248,13 @@ class SharedCache(ListedCache):
     Numbers of purges are the store's time in milliseconds, or one more than the last if that is
     greater: they grow on also when a store was lost and begun anew.
     """
+
+    @abstractmethod
+    async def remove(self, filter: Filter, *, before: int) -> int:
+        """Delete what the filter covers and `seen` is below `before`; tell how many.
+
+        In batches that hold nobody up for long.
+        """
 
     @abstractmethod
     async def purges(self, after: int) -> PurgeLog:

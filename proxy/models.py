@@ -43,6 +43,7 @@ class Control:
     ttl: float | None = None
     namespace: str | None = None
     sample: int | None = None
+    run: str | None = None  # in it, the k-th equal request is sample k
     tags: tuple[str, ...] = ()
 
 
@@ -124,6 +125,16 @@ class Scope(StrEnum):
     SHARED = "shared"
 
 
+class Mode(StrEnum):
+    """What the whole proxy does with its cache, whatever rules and requests say."""
+
+    NORMAL = "normal"
+    OFFLINE = "offline"  # nothing goes to a provider: what is not stored is an error
+    REFRESH = "refresh"  # everything is fetched anew and stored
+    BYPASS = "bypass"  # neither read nor written
+    READ_ONLY = "read-only"  # read, not written
+
+
 class Levelling(NamedTuple):
     """A regular expression and what replaces its matches in a text before the key is made."""
 
@@ -154,6 +165,7 @@ class Verdict:
     scope: str = ""  # the partition: a keyed hash of a credential, a client's name, or "shared"
     namespace: str = ""
     sample: int = 0
+    run: str = ""  # counts its equal requests: each is the next sample, and shared with nobody
     ttl: float | None = None  # None: entries do not expire
     max_age: float | None = None
     min_fresh: float | None = None
@@ -241,6 +253,7 @@ class Event:
     provider: str = ""
     dialect: str = ""
     model: str = ""
+    namespace: str = ""
     client: str = ""
     outcome: Outcome | None = None  # None: an error of the proxy's own
     status: int = 0
@@ -250,6 +263,11 @@ class Event:
     seconds: float = 0.0
     upstream_seconds: float = 0.0
     saved_seconds: float = 0.0  # what the provider took when the answer was made
+    usd: float | None = None  # what the provider takes for such an answer, if its price is known
+    age: float | None = None  # of what was stored
+    tier: str = ""  # where it was found: "memory", or the backend's name
+    request_bytes: int = 0
+    answer_bytes: int = 0
     entry_id: str = ""
     cut: bool = False  # the caller did not get the whole answer
 
