@@ -317,14 +317,15 @@ class Fetcher:
         entries = []
         for place, generations in zip(places, answers, strict=True):
             its = facts or inquiry.dialect.facts(inquiry.ask, [generations])
+            key = inquiry.question.keys[place]
             entry = Entry(
-                inquiry.question.keys[place],
+                key,
                 generations,
                 stored_at=now,
                 expires_at=expires_at,
                 retained_until=retained_until,
                 tags=inquiry.verdict.tags,
-                about=inquiry.about(its) | {"seconds": round(flight.upstream_s, 6)},
+                about=inquiry.about(key, its) | {"seconds": round(flight.upstream_s, 6)},
                 seen=flight.seen or 0,
             )
             entries.append(entry)

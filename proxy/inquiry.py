@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cache_backends.base import Entry
+from cache_backends.base import Entry, Key
+from proxy import keys
 from proxy.dialects.base import Dialect
 from proxy.models import AnswerFacts, Ask, Call, Question, Verdict
 
@@ -61,14 +62,17 @@ class Inquiry:
     # A large body, of which is not known yet whether two parsers read it alike.
     unproven: bool = False
 
-    def about(self, facts: AnswerFacts) -> dict[str, Any]:
-        """What an entry made of it says of itself, for people and filters."""
+    def about(self, key: Key, facts: AnswerFacts) -> dict[str, Any]:
+        """What the entry of this key says of itself, for people and filters."""
         return {
             "provider": self.call.provider.name,
             "dialect": self.ask.dialect,
             "model": self.ask.model,
             "namespace": self.verdict.namespace,
             "client": self.call.client or "",
+            "run": self.verdict.run,
+            "prompt_digest": keys.digest(key.prompt),
+            "llm_digest": keys.digest(key.llm_string),
             "input_tokens": facts.input_tokens,
             "output_tokens": facts.output_tokens,
         }

@@ -119,7 +119,7 @@ class Importer:
         answers, facts = self._kept(inquiry, orjson.dumps(body))
         summary.stale += len(row.responses) - request.choices
         expires_at, retained_until = self._policy.expiry(inquiry.verdict, now)
-        about = inquiry.about(facts) | {"source": TAG}
+        about = inquiry.about(key, facts) | {"source": TAG}
         return Entry(key, answers[0], now, expires_at, retained_until, (TAG,), about)
 
     def _inquire(self, request: Request) -> Inquiry:
