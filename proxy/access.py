@@ -45,13 +45,19 @@ class Access:
         if not self._digests:
             return None
         for presented in _presented(headers):
-            digest = _digest(presented)
-            for known, name in self._digests.items():
-                if hmac.compare_digest(known, digest):
-                    return name
+            if (name := self.name_of(presented)) is not None:
+                return name
         raise Unauthorized(
             "This proxy asks for a client token. Present the one you were given as the API key."
         )
+
+    def name_of(self, token: bytes) -> str | None:
+        """The name of the client whose token this is."""
+        digest = _digest(token)
+        for known, name in self._digests.items():
+            if hmac.compare_digest(known, digest):
+                return name
+        return None
 
     def dress(self, headers: Headers, provider: Provider) -> Headers:
         """The caller's headers with the credential that the provider is to see.

@@ -6,13 +6,17 @@
     |  `- BadControl              a cache directive cannot be understood
     |- Unauthorized 401           client token missing or unknown
     |- Forbidden 403              foreign Host or Origin
+    |- NotThere 404               no such entry, or somebody else's
     |- UnknownPath 404            no provider there, or not its base URL
+    |- BodyTooLarge 413           more than is read in one piece
+    |- TooManyAttempts 429        wrong tokens, again and again
     |- HeadTooLarge 431           a request head above the limit
     |- NotSupported 501           WebSocket and the like
     |  `- PlainHttpOnly 426        WebSocket where the same is to be had by HTTP
     |- UpstreamFailure 502        the provider could not be reached, or broke off
     |  `- UpstreamTimeout 504     the provider did not answer in time
     |- Overloaded 503             too many misses in flight, or draining
+    |- CacheOutOfReach 503        the cache cannot do now what it is asked
     `- NotCached 504              only-if-cached and nothing stored
 
 `ConfigError` stands apart: it ends the program before anything is served.
@@ -59,9 +63,24 @@ class Forbidden(ProxyError):
     code = "forbidden"
 
 
+class NotThere(ProxyError):
+    status = 404
+    code = "not_found"
+
+
 class UnknownPath(ProxyError):
     status = 404
     code = "unknown_path"
+
+
+class BodyTooLarge(ProxyError):
+    status = 413
+    code = "body_too_large"
+
+
+class TooManyAttempts(ProxyError):
+    status = 429
+    code = "too_many_attempts"
 
 
 class HeadTooLarge(ProxyError):
@@ -93,6 +112,12 @@ class UpstreamTimeout(UpstreamFailure):
 class Overloaded(ProxyError):
     status = 503
     code = "overloaded"
+    retry_helps = True
+
+
+class CacheOutOfReach(ProxyError):
+    status = 503
+    code = "cache_unavailable"
     retry_helps = True
 
 

@@ -36,7 +36,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
 
 # A password or a key may stand in these.
 _NOT_SHOWN = {"token", "scope_secret", "url", "options", "base_url", "api_key_env", "token_env"}
-_NOT_SHOWN |= {"header"}
+_NOT_SHOWN |= {"header", "read_token"}
 _MAX_SHOWN = 60
 
 

@@ -241,7 +241,10 @@ class Client(Section):
 
 class Admin(Section):
     token: SecretStr | None = None
-    """For the admin API, which is to come. Better given as LLM_CACHE_PROXY_ADMIN__TOKEN."""
+    """May do all under /admin. Better given as LLM_CACHE_PROXY_ADMIN__TOKEN. Unset: one is made
+    where only this machine can ask, kept in your data directory; elsewhere there is no admin."""
+    read_token: SecretStr | None = None
+    """Sees figures, and nothing that was asked or answered: for dashboards and monitoring."""
 
 
 class Ops(Section):

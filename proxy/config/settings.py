@@ -26,6 +26,10 @@ from proxy.provider_table import EXAMPLE_BASE_URL, KNOWN, RESERVED_NAMES
 
 ENV_PREFIX = "LLM_CACHE_PROXY_"
 MIN_TOKEN_CHARACTERS = 16
+_SHORT = (
+    f"a token that can be tried from elsewhere needs at least {MIN_TOKEN_CHARACTERS} characters: "
+    "openssl rand -hex 24"
+)
 
 
 class Settings(BaseSettings):
@@ -54,10 +58,17 @@ class Settings(BaseSettings):
     def on_loopback(self) -> bool:
         return is_loopback(self.server.host)
 
+    @property
+    def admin_host(self) -> str:
+        """Where the admin API listens."""
+        apart = self.ops.port is not None and self.ops.host is not None
+        return str(self.ops.host) if apart else self.server.host
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         self._check_providers()
         self._check_clients()
+        self._check_admin()
         self._check_cache()
         self._check_ops()
         return self
@@ -100,11 +111,7 @@ class Settings(BaseSettings):
             if token in tokens:
                 raise SettingError(f"the same token as that of {tokens[token]}", *at)
             if len(token) < MIN_TOKEN_CHARACTERS and not self.on_loopback:
-                raise SettingError(
-                    f"a token that can be tried from elsewhere needs at least "
-                    f"{MIN_TOKEN_CHARACTERS} characters: openssl rand -hex 24",
-                    *at,
-                )
+                raise SettingError(_SHORT, *at)
             tokens[token] = name
         if self.clients or self.on_loopback:
             return
@@ -117,6 +124,21 @@ class Settings(BaseSettings):
                     name,
                     "api_key_env",
                 )
+
+    def _check_admin(self) -> None:
+        taken = {client.token: f"clients.{name}" for name, client in self.clients.items()}
+        for name in ("token", "read_token"):
+            secret = getattr(self.admin, name)
+            if secret is None:
+                continue
+            token = secret.get_secret_value()
+            if not re.fullmatch("[!-~]([ -~]*[!-~])?", token):
+                raise SettingError("has ASCII characters only, no spaces around", "admin", name)
+            if len(token) < MIN_TOKEN_CHARACTERS and not is_loopback(self.admin_host):
+                raise SettingError(_SHORT, "admin", name)
+            if token in taken:
+                raise SettingError(f"the same token as {taken[token]}", "admin", name)
+            taken[token] = f"admin.{name}"
 
     def _check_cache(self) -> None:
         scope = self.cache.scope

@@ -389,3 +389,29 @@ def test_no_sizes(value: object) -> None:
     """What cannot be read as a size is refused."""
     with pytest.raises(ValueError, match="expected"):
         units.size(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[server]\nhost = "0.0.0.0"\n[admin]\ntoken = "short"', "at least 16 characters"),
+        ('[ops]\nhost = "0.0.0.0"\nport = 1\n[admin]\nread_token = "short"', "at least 16"),
+        ('[admin]\ntoken = "twice"\nread_token = "twice"', "the same token as admin.token"),
+        ('[admin]\ntoken = " padded"', "ASCII characters only, no spaces around"),
+        ('[admin]\nread_token = ""', "ASCII characters only, no spaces around"),
+    ],
+)
+def test_admin_tokens_that_cannot_be_used(config: Path, text: str, said: str) -> None:
+    """Too short for where it can be tried, not to be told apart, or not to be sent."""
+    told = refusal(config, text)
+    assert said in told
+    assert "token" in told
+    assert "short" not in told.replace("shorter", "")
+
+
+def test_where_admin_listens() -> None:
+    """With the data, unless probes and admin have a listener of their own."""
+    assert load_settings().admin_host == "127.0.0.1"
+    apart = load_settings(overrides={"ops": {"host": "0.0.0.0", "port": 1}})
+    assert apart.admin_host == "0.0.0.0"
+    assert apart.on_loopback
