@@ -77,6 +77,11 @@ def entry_id(prompt: str, llm_string: str) -> str:
     return digest.hexdigest()
 
 
+def digest(text: str) -> str:
+    """16 hex digits by which entries with an equal string are looked for. They prove nothing."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
 def id_bytes(id: str) -> bytes:
     """The id as databases keep it; what is no id becomes nothing, and finds nothing."""
     try:

@@ -20,7 +20,7 @@ VERSION = 1
 MAX_VALUE_BYTES = 256 * 2**20
 
 # orjson would turn dataclasses, dates and subclasses into JSON of its own: refuse them instead.
-_JSON_ONLY = (
+JSON_ONLY = (
     orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_DATETIME
     | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -58,7 +58,7 @@ def encode(
         "about": dict(about or {}),
     }
     try:
-        encoded = orjson.dumps(value, option=_JSON_ONLY)
+        encoded = orjson.dumps(value, option=JSON_ONLY)
     except TypeError as exc:
         raise CodecError(f"the answer cannot be written as JSON: {exc}") from exc
     if len(encoded) > MAX_VALUE_BYTES:

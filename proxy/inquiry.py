@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cache_backends.base import Entry, Key
-from proxy import keys
+from cache_backends.base import Entry, Key, digest
 from proxy.dialects.base import Dialect
 from proxy.models import AnswerFacts, Ask, Call, Question, Verdict
 
@@ -71,8 +70,8 @@ class Inquiry:
             "namespace": self.verdict.namespace,
             "client": self.call.client or "",
             "run": self.verdict.run,
-            "prompt_digest": keys.digest(key.prompt),
-            "llm_digest": keys.digest(key.llm_string),
+            "prompt_digest": digest(key.prompt),
+            "llm_digest": digest(key.llm_string),
             "input_tokens": facts.input_tokens,
             "output_tokens": facts.output_tokens,
         }

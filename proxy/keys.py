@@ -121,11 +121,6 @@ def question(
     return Question(tuple(Key.of(canonical(part), llm_string) for part in parts), ignored)
 
 
-def digest(text: str) -> str:
-    """16 hex digits by which entries with an equal string are looked for. They prove nothing."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 def canonical(value: Any) -> str:
     """JSON without white space, in UTF-8. Order is that of `value`: `level` is what sorts."""
     try:

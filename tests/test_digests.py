@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import httpx
 
 from cache_backends import MemoryCache
-from cache_backends.base import Entry
-from proxy.keys import digest
+from cache_backends.base import Entry, digest
 from tests.fakes.chat import MINE, asker
 from tests.fakes.live_proxy import StartProxy
 

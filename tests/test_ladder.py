@@ -53,6 +53,7 @@ STRANGERS = {
         "lanes",
         "loops",
         "memory",
+        "ndjson",
         "plain",
         "s3fifo",
         "shared",
@@ -121,6 +122,7 @@ NEVER_WAIT = (
     "proxy.provider_table",
     "proxy.sse",
     "cache_backends.codec",
+    "cache_backends.ndjson",
 )
 
 
