@@ -219,6 +219,25 @@ class Head(NamedTuple):
 Answers = list[list[Generation]]
 
 
+class Bill(NamedTuple):
+    """What the price of an answer depends on, beside the tokens read and written.
+
+    The counts are parts of these, which providers price apart.
+    """
+
+    model: str = ""  # as the answer names it
+    service_tier: str = ""  # "flex", "priority"
+    cached: int = 0  # read from the provider's own cache
+    kept: int = 0  # read, and put into that cache
+    kept_for_an_hour: int = 0  # of these
+    heard: int = 0  # read as audio
+    spoken: int = 0  # written as audio
+    reasoned: int = 0  # written, and not shown
+
+
+NO_BILL = Bill()
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerFacts:
     """What policy, savings and logs need to know of an answer."""
@@ -230,6 +249,7 @@ class AnswerFacts:
     acted: str = ""  # what shows that a tool searched or acted at the provider: "web_search_call"
     input_tokens: int | None = None
     output_tokens: int | None = None
+    bill: Bill = NO_BILL
 
 
 class Outcome(StrEnum):

@@ -16,7 +16,7 @@ from proxy.dialects import chat_tell
 from proxy.dialects.base import CACHING, CALLER, QUEUE, TELLING, Fields, Recorder
 from proxy.dialects.chat_merge import Merge, MergeError
 from proxy.dialects.checks import check_messages
-from proxy.dialects.facts import count, is_json, usage_of
+from proxy.dialects.facts import bill_of, count, is_json, usage_of
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
 from proxy.dialects.usage import UsageDialect
 from proxy.models import AnswerFacts, Answers, Ask, Head, Ignored
@@ -157,13 +157,16 @@ class Chat(UsageDialect):
     def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
         choices = [_choice(each) for each in answers[0]]
         reasons = [choice.get("finish_reason") for choice in choices]
-        usage = usage_of(_info(answers[0][0])["envelope"])
+        envelope = _info(answers[0][0])["envelope"]
+        usage = usage_of(envelope)
+        bill = bill_of(envelope, "prompt_tokens_details", "completion_tokens_details")
         return AnswerFacts(
             finish_reasons=tuple(reason for reason in reasons if isinstance(reason, str)),
             has_tool_calls=any(_calls(choice["message"]) for choice in choices),
             broken_json=_broken_json(choices, wants_json=_wants_json(ask)),
             input_tokens=count(usage, "prompt_tokens"),
-            output_tokens=count(usage, "completion_tokens"),
+            output_tokens=_written(usage, bill.reasoned),
+            bill=bill,
         )
 
     def _split(
@@ -291,6 +294,18 @@ def _envelope(ask: Ask, info: dict[str, Any]) -> dict[str, Any]:
     envelope: dict[str, Any] = info["envelope"]
     repeated = {*envelope, *info.get("echoes", ())}
     return {**envelope, **{name: ask.echoed[name] for name in ask.echoed if name in repeated}}
+
+
+def _written(usage: dict[str, Any], reasoned: int) -> int | None:
+    """All that the model wrote: xAI and Perplexity do not count reasoning among it, as the sum
+    shows."""
+    written = count(usage, "completion_tokens")
+    if written is None:
+        return None
+    apart = (
+        count(usage, "total_tokens") == (count(usage, "prompt_tokens") or 0) + written + reasoned
+    )
+    return written + reasoned if apart else written
 
 
 def _wants_json(ask: Ask) -> bool:

@@ -12,7 +12,7 @@ import orjson
 from cache_backends.base import Generation
 from proxy.dialects import completions_tell
 from proxy.dialects.base import CACHING, CALLER, TELLING, Fields, Recorder, json_kind
-from proxy.dialects.facts import count, is_json, usage_of
+from proxy.dialects.facts import bill_of, count, is_json, usage_of
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
 from proxy.dialects.usage import UsageDialect
 from proxy.errors import UnreadableRequest
@@ -127,6 +127,7 @@ class Completions(UsageDialect):
             broken_json=_broken_json(body["choices"]) if _should_be_json(ask) else "",
             input_tokens=count(usage, "prompt_tokens"),
             output_tokens=count(usage, "completion_tokens"),
+            bill=bill_of(body, "prompt_tokens_details", "completion_tokens_details"),
         )
 
 

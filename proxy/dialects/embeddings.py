@@ -13,10 +13,10 @@ import orjson
 
 from cache_backends.base import Generation
 from proxy.dialects.base import CALLER, Fields, JsonDialect, Recorder, json_kind
-from proxy.dialects.facts import count
+from proxy.dialects.facts import count, text_at
 from proxy.dialects.recorders import JsonRecorder
 from proxy.errors import UnreadableRequest
-from proxy.models import AnswerFacts, Answers, Ask, Head
+from proxy.models import AnswerFacts, Answers, Ask, Bill, Head
 
 # Jina: each input is read in the context of the others. None can be known apart from them.
 _IN_CONTEXT = "late_chunking"
@@ -106,10 +106,11 @@ class Embeddings(JsonDialect):
         return orjson.dumps(body)
 
     def facts(self, ask: Ask, answers: Answers) -> AnswerFacts:
-        usages = [info["usage"] for info in map(_info, answers) if "usage" in info]
-        usage = _summed_up(usages)
+        infos = [_info(generations) for generations in answers]
+        usage = _summed_up([info["usage"] for info in infos if "usage" in info])
         name = "prompt_tokens" if "prompt_tokens" in usage else "total_tokens"
-        return AnswerFacts(input_tokens=count(usage, name))
+        bill = Bill(model=text_at(infos[0]["envelope"], "model"))
+        return AnswerFacts(input_tokens=count(usage, name), bill=bill)
 
     def _stream(self, body: dict[str, Any]) -> bool:
         return False  # nobody streams embeddings; a field of that name is the provider's to judge

@@ -15,11 +15,11 @@ from proxy import keys
 from proxy.dialects import messages_ask, messages_tell
 from proxy.dialects.base import CACHING, QUEUE, TELLING, Fields, JsonDialect, Recorder
 from proxy.dialects.checks import check_content, check_messages
-from proxy.dialects.facts import count, is_json, usage_of
+from proxy.dialects.facts import count, is_json, text_at, usage_of
 from proxy.dialects.messages_merge import Merge, MergeError
 from proxy.dialects.recorders import EventRecorder, JsonRecorder
 from proxy.errors import ProxyError
-from proxy.models import AnswerFacts, Answers, Ask, Bounds, Head, Ignored
+from proxy.models import AnswerFacts, Answers, Ask, Bill, Bounds, Head, Ignored
 
 _CACHE_MARK = "cache_control"
 # What of a body makes the message; all else is its envelope.
@@ -103,6 +103,7 @@ class Messages(JsonDialect):
             acted=_acted(body["content"]),
             input_tokens=_input_tokens(usage),
             output_tokens=count(usage, "output_tokens"),
+            bill=_bill(body, usage),
         )
 
     def error(self, error: ProxyError) -> bytes:
@@ -245,3 +246,20 @@ def _input_tokens(usage: dict[str, Any]) -> int | None:
         return None
     cached = ("cache_creation_input_tokens", "cache_read_input_tokens")
     return read + sum(count(usage, name) or 0 for name in cached)
+
+
+def _bill(body: dict[str, Any], usage: dict[str, Any]) -> Bill:
+    created = usage.get("cache_creation")
+    detail = usage.get("output_tokens_details")
+    return Bill(
+        model=text_at(body, "model"),
+        service_tier=text_at(usage, "service_tier"),
+        cached=count(usage, "cache_read_input_tokens") or 0,
+        kept=count(usage, "cache_creation_input_tokens") or 0,
+        kept_for_an_hour=_part(created, "ephemeral_1h_input_tokens"),
+        reasoned=_part(detail, "thinking_tokens"),
+    )
+
+
+def _part(counts: Any, name: str) -> int:
+    return (count(counts, name) or 0) if isinstance(counts, dict) else 0

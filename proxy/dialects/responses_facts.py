@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.dialects.facts import count, is_json, usage_of
+from proxy.dialects.facts import bill_of, count, is_json, usage_of
 from proxy.models import AnswerFacts, Ask
 
 # The limit that was asked for, or the model's own: the answer is as whole as it gets.
@@ -55,6 +55,7 @@ def facts(ask: Ask, envelope: dict[str, Any], output: list[_Item]) -> AnswerFact
         acted=next((kind for item in output if (kind := _kind(item)) in _ACTED), ""),
         input_tokens=count(usage, "input_tokens"),
         output_tokens=count(usage, "output_tokens"),
+        bill=bill_of(envelope, "input_tokens_details", "output_tokens_details"),
     )
 
 

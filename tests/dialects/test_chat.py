@@ -19,7 +19,7 @@ from proxy import keys, sse
 from proxy.dialects.chat import Chat
 from proxy.dialects.pieces import PIECE_CHARS
 from proxy.errors import UnreadableRequest
-from proxy.models import AnswerFacts, Answers, Ask, Call, Head, Provider, Verdict
+from proxy.models import Answers, Ask, Call, Head, Provider, Verdict
 
 VECTORS = {
     path.stem: json.loads(path.read_text())
@@ -457,12 +457,42 @@ def test_a_last_line_without_end_passes() -> None:
 
 def test_facts_tell_reasons_and_tokens() -> None:
     """Policy and savings learn how the choices ended and what they took."""
-    assert dialect.facts(*recorded("n_interleaved")) == AnswerFacts(
-        finish_reasons=("stop", "length"), input_tokens=11, output_tokens=7
-    )
+    facts = dialect.facts(*recorded("n_interleaved"))
+    assert facts.finish_reasons == ("stop", "length")
+    assert (facts.input_tokens, facts.output_tokens) == (11, 7)
     assert dialect.facts(*recorded("parallel_tool_calls")).has_tool_calls
     assert dialect.facts(*recorded("function_call")).has_tool_calls
     assert not dialect.facts(*recorded("plain_vllm")).has_tool_calls
+
+
+def test_facts_tell_what_is_priced_apart() -> None:
+    """The model that answered, its tier, and the parts of the tokens."""
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "total_tokens": 120,
+        "prompt_tokens_details": {"cached_tokens": 60, "audio_tokens": 5},
+        "completion_tokens_details": {"reasoning_tokens": 8, "audio_tokens": None},
+    }
+    told = {"usage": usage, "service_tier": "flex", "model": "gpt-5"}
+    facts = dialect.facts(ask_for(), answered(ask_for(), saying("Hi"), **told))
+    bill = facts.bill
+    assert (bill.service_tier, bill.cached, bill.heard, bill.reasoned) == ("flex", 60, 5, 8)
+    assert bill.model == "gpt-5"
+    assert facts.output_tokens == 20
+
+
+def test_reasoning_that_is_not_counted_among_the_output_is_added() -> None:
+    """xAI tells it apart, as the total shows."""
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "total_tokens": 128,
+        "completion_tokens_details": {"reasoning_tokens": 8},
+    }
+    assert (
+        dialect.facts(ask_for(), answered(ask_for(), saying("Hi"), usage=usage)).output_tokens == 28
+    )
 
 
 JSON_WISH = {"response_format": {"type": "json_object"}}

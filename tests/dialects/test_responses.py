@@ -21,7 +21,7 @@ from proxy import keys, sse
 from proxy.dialects.pieces import PIECE_CHARS
 from proxy.dialects.responses import Responses
 from proxy.errors import UnreadableRequest
-from proxy.models import AnswerFacts, Answers, Ask, Bounds, Call, Head, Provider, Verdict
+from proxy.models import Answers, Ask, Bounds, Call, Head, Provider, Verdict
 
 VECTORS = {
     path.stem: json.loads(path.read_text())
@@ -476,9 +476,9 @@ def test_who_repeats_nothing_is_not_made_to() -> None:
 
 def test_facts_tell_reasons_and_tokens() -> None:
     """Policy and savings learn how the response ended and what it took."""
-    assert dialect.facts(*recorded("text")) == AnswerFacts(
-        finish_reasons=("completed",), input_tokens=11, output_tokens=7
-    )
+    facts = dialect.facts(*recorded("text"))
+    assert facts.finish_reasons == ("completed",)
+    assert (facts.input_tokens, facts.output_tokens) == (11, 7)
     assert dialect.facts(ask_for(), answered(ask_for())).input_tokens is None
 
 
