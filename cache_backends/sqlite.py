@@ -5,27 +5,39 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
 
+from cache_backends import sqlite_figures as figures
 from cache_backends import sqlite_leases as leases
 from cache_backends import sqlite_listing as listing
 from cache_backends import sqlite_log as log
 from cache_backends import sqlite_rows as rows
-from cache_backends.base import Entry, Generation, Key, Totals, id_bytes
+from cache_backends.base import Entry, Generation, Key, Totals, Unsupported, id_bytes
 from cache_backends.cursors import cursor_of, place_of
 from cache_backends.lanes import Lane
-from cache_backends.shared import EVERYTHING, Filter, Page, PurgeLog, SharedCache, Summary
-from cache_backends.sqlite_choice import Choice, Place, parts
+from cache_backends.shared import (
+    EVERYTHING,
+    WIDE,
+    Filter,
+    Narrowing,
+    Page,
+    PurgeLog,
+    SharedCache,
+    Summary,
+)
+from cache_backends.sqlite_choice import Choice, Place, parts, sayable
 from cache_backends.sqlite_crews import New, Notes, Reader, Writer
 from cache_backends.sqlite_file import DatabaseFile
 
 KEEP_HOUSE_AFTER_S = 30.0
 MAX_PAGE = 1000
+# Entries that one question by id reads: lookups come between.
+MAX_AT_ONCE = 100
 
 
 class SQLiteCache(SharedCache):
@@ -89,8 +101,17 @@ class SQLiteCache(SharedCache):
     async def delete(self, id: str) -> bool:
         return await self._writer.ask(partial(rows.delete, id=id_bytes(id)))
 
-    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
-        choice = Choice.of(filter)
+    async def page(
+        self,
+        filter: Filter,
+        *,
+        narrowed: Narrowing = WIDE,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        if narrowed.text is not None:
+            raise Unsupported(f"{self!r} cannot search texts")
+        choice = Choice.of(filter, narrowed)
         start = choice.top if cursor is None else min(choice.top, _place(cursor))
         limit = max(1, min(limit, MAX_PAGE))
         await self._list_all()
@@ -105,6 +126,13 @@ class SQLiteCache(SharedCache):
             return Page(found, None)
         last = found[limit - 1]
         return Page(found[:limit], cursor_of(last.stored_at, last.id))
+
+    async def by_ids(self, ids: Sequence[str]) -> list[Entry | None]:
+        found: list[Entry | None] = []
+        for first in range(0, len(ids), MAX_AT_ONCE):
+            part = tuple(ids[first : first + MAX_AT_ONCE])
+            found += await self._reader.ask(partial(self._reading.find_by_ids, part))
+        return found
 
     async def remove(self, filter: Filter, *, before: int) -> int:
         await self._list_all()
@@ -146,6 +174,23 @@ class SQLiteCache(SharedCache):
         if found is not None:
             return found
         return await self._writer.ask(partial(rows.fact_or, name=name, default=default))
+
+    async def set_fact(self, name: str, value: str) -> None:
+        await self._writer.ask(partial(rows.set_fact, name=sayable(name), value=sayable(value)))
+
+    async def add_hits(self, hits: Mapping[str, int]) -> None:
+        if hits:
+            await self._writer.ask(figures.more_hits(hits))
+
+    async def add_counts(self, group: str, amounts: Mapping[str, float]) -> None:
+        if amounts:
+            await self._writer.ask(figures.more_counts(sayable(group), amounts))
+
+    async def counts(self, group: str) -> dict[str, float]:
+        return await self._reader.ask(partial(figures.counts, group=sayable(group)))
+
+    async def forget_counts(self, group: str) -> None:
+        await self._writer.ask(partial(figures.forget_counts, group=sayable(group)))
 
     async def totals(self) -> Totals:
         return await self._reader.ask(rows.totals)

@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from cache_backends.base import id_bytes
-from cache_backends.shared import CHOSEN_BY, Filter
+from cache_backends.shared import CHOSEN_BY, WIDE, Filter, Narrowing
 
 # Tags stand between these; UTF-8 has no such byte.
 SEPARATOR = b"\xff"
 # How many ids are looked for at a time.
 PART_IDS = 500
 LAST_ID = b"\xff" * 33
+# SQLite counts no further.
+MOST = 2**63 - 1
 
 # From the listing to the entries, or, where ids are given, the other way round.
 BY_TIME = """
@@ -33,6 +35,13 @@ WHERE (listing.stored_at, listing.id) < (:at, :id)
     AND {conditions}
 ORDER BY listing.stored_at DESC, listing.id DESC LIMIT :limit
 """
+# What each thing that is said beside the filter asks of an entry.
+NARROWED = {
+    "min_hits": "(SELECT hits FROM hits WHERE hits.id = listing.id) >= :min_hits",
+    "min_bytes": "entries.bytes >= :min_bytes",
+    "max_bytes": "entries.bytes <= :max_bytes",
+}
+EXPIRED = "ifnull(entries.expires_at <= :now, 0) = :expired"
 
 
 class Place(NamedTuple):
@@ -57,11 +66,14 @@ class Choice:
     floor: Place
 
     @classmethod
-    def of(cls, filter: Filter) -> Choice:
-        """Read a filter; `ValueError` if it holds what no database can be asked for."""
+    def of(cls, filter: Filter, narrowed: Narrowing = WIDE) -> Choice:
+        """Read a filter; `ValueError` if it holds what no database can be asked for.
+
+        What expires is asked for with `now` bound.
+        """
         said = {name: getattr(filter, name) for name in CHOSEN_BY}
         bindings: dict[str, Any] = {
-            name: _text(each) for name, each in said.items() if each is not None
+            name: sayable(each) for name, each in said.items() if each is not None
         }
         conditions = [f"listing.{name} = :{name}" for name in bindings]
         if filter.tag is not None:
@@ -71,6 +83,14 @@ class Choice:
             bindings["ids"] = orjson.dumps(
                 [each for each in set(filter.ids) if id_bytes(each)]
             ).decode()
+        for name, condition in NARROWED.items():
+            bound: int | None = getattr(narrowed, name)
+            if bound is not None and not (name == "min_hits" and bound <= 0):
+                bindings[name] = max(-MOST, min(bound, MOST))
+                conditions.append(condition)
+        if narrowed.expired is not None:
+            bindings["expired"] = int(narrowed.expired)
+            conditions.append(EXPIRED)
         top, floor = HIGHEST, LOWEST
         if filter.stored_before is not None:
             top = Place(float(filter.stored_before), b"")
@@ -109,6 +129,7 @@ def unpacked(tags: bytes | None) -> tuple[str, ...]:
     return tuple(tag.decode(errors="replace") for tag in (tags or b"").split(SEPARATOR)[1:-1])
 
 
-def _text(said: str) -> str:
-    said.encode()  # half a surrogate pair cannot be asked for
+def sayable(said: str) -> str:
+    """The text as it is; `ValueError` for half a surrogate pair, which nothing can be asked for."""
+    said.encode()
     return said

@@ -79,6 +79,14 @@ class Reader:
         now = self._clock()
         return [self._find(connection, key, now) for key in keys]
 
+    def find_by_ids(self, ids: Sequence[str], connection: apsw.Connection) -> list[Entry | None]:
+        now = self._clock()
+        found = [rows.find_by_id(connection, each, now) for each in ids]
+        for each in found:
+            if each.broken is not None:
+                self._note_broken(each.broken)
+        return [each.entry for each in found]
+
     def _round(self, tasks: Sequence[Task], connection: apsw.Connection) -> list[Any]:
         with transaction(connection, "DEFERRED"):
             return [task(connection) for task in tasks]

@@ -24,9 +24,9 @@ LIST_ROWS = 200
 LIST_BYTES = 4 * 2**20
 
 STORE = """
-INSERT OR {conflict} INTO listing
-    (stored_at, id, seen, provider, dialect, model, namespace, client, tags, about)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT OR {conflict} INTO listing (stored_at, id, seen, tags, about, provider, dialect, model,
+    namespace, client, run, prompt_digest, llm_digest)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 STEP_END = """
 SELECT stored_at, id FROM listing WHERE (stored_at, id) < (:at, :id)
@@ -34,7 +34,9 @@ ORDER BY stored_at DESC, id DESC LIMIT 1 OFFSET :rows - 1
 """
 SUMMARY = """, entries.expires_at, entries.retained_until, listing.tags,
 CAST(json_object('provider', listing.provider, 'dialect', listing.dialect, 'model', listing.model,
-    'namespace', listing.namespace, 'client', listing.client) AS BLOB), listing.about
+    'namespace', listing.namespace, 'client', listing.client, 'run', listing.run,
+    'prompt_digest', listing.prompt_digest, 'llm_digest', listing.llm_digest) AS BLOB),
+listing.about, ifnull((SELECT hits FROM hits WHERE hits.id = listing.id), 0)
 """
 LASTS = "(entries.retained_until IS NULL OR entries.retained_until > :now)"
 UNLISTED = """
@@ -129,7 +131,7 @@ def _is_sound(row: tuple[Any, ...]) -> bool:
 
 
 def _summary(connection: apsw.Connection, *row: Any) -> Summary:
-    stored_at, key_id, rowid, size, expires_at, retained_until, tags, known, more = row
+    stored_at, key_id, rowid, size, expires_at, retained_until, tags, known, more, hits = row
     return Summary(
         key_id.hex(),
         stored_at,
@@ -139,6 +141,7 @@ def _summary(connection: apsw.Connection, *row: Any) -> Summary:
         _preview(connection, rowid),
         unpacked(tags),
         {name: fact for name, fact in _facts(known).items() if fact is not None} | _facts(more),
+        hits,
     )
 
 
@@ -160,7 +163,7 @@ def _facts(about: bytes | None) -> dict[str, Any]:
 def _listed(stored_at: float, id: bytes, seen: int, stored: Stored) -> Listed:
     more = dict(stored.about)
     known = [more.pop(name) if isinstance(more.get(name), str) else None for name in CHOSEN_BY]
-    return stored_at, id, seen, *known, packed(stored.tags), orjson.dumps(more) if more else None
+    return stored_at, id, seen, packed(stored.tags), orjson.dumps(more) if more else None, *known
 
 
 def _stored(value: bytes) -> Stored:

@@ -10,10 +10,12 @@ import apsw
 from cache_backends.base import Entry, Key, Totals, id_bytes
 from cache_backends.codec import CodecError, are_times, decode, encode
 
+# A pinned entry is used so long after now: it goes after all that are not, the oldest first.
+PINNED_AHEAD_S = 1e12
 # What a row costs beside its strings: its numbers, its places in the table and three indexes.
 ROW_OVERHEAD_BYTES = 256
 # What the listing says of an entry of the proxy.
-LISTED_BYTES = 176
+LISTED_BYTES = 216
 PAGE_BYTES = 4096
 # How much one transaction deletes at most: overwriting goes through the log.
 DELETE_ROWS = 20_000
@@ -30,6 +32,12 @@ SELECT stored_at, expires_at, retained_until, used_at, value,
         AND listing.id = entries.id)
 FROM entries WHERE id = ? AND prompt = ? AND llm_string = ?
 """
+FIND_BY_ID = """
+SELECT stored_at, expires_at, retained_until, value, CAST(prompt AS BLOB),
+    CAST(llm_string AS BLOB), (SELECT seen FROM listing
+        WHERE listing.stored_at = entries.stored_at AND listing.id = entries.id)
+FROM entries WHERE id = ?
+"""
 STORE = """
 INSERT INTO entries (id, stored_at, expires_at, retained_until, used_at, bytes,
     provider, model, namespace, prompt, llm_string, value)
@@ -38,6 +46,9 @@ ON CONFLICT (id) DO UPDATE SET stored_at = excluded.stored_at, expires_at = excl
     retained_until = excluded.retained_until, used_at = excluded.used_at, bytes = excluded.bytes,
     provider = excluded.provider, model = excluded.model, namespace = excluded.namespace,
     prompt = excluded.prompt, llm_string = excluded.llm_string, value = excluded.value
+"""
+SET_FACT = """
+INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
 
 DELETE_BROKEN = """
@@ -68,7 +79,7 @@ def row_of(entry: Entry, now: float) -> Row:
         entry.stored_at,
         entry.expires_at,
         entry.retained_until,
-        now,
+        now + PINNED_AHEAD_S if entry.pinned else now,
         _size(len(key.prompt.encode()) + len(key.llm_string.encode()) + len(value)) + LISTED_BYTES,
         *(_text(about.get(name)) for name in ("provider", "model", "namespace")),
         key.prompt,
@@ -103,6 +114,26 @@ def find(connection: apsw.Connection, key: Key, now: float) -> Found:
     # What is not listed yet is older than the log.
     entry = Entry(key, stored.generations, *times, stored.tags, stored.about, seen or 0)
     return Found(entry, used_at)
+
+
+def find_by_id(connection: apsw.Connection, id: str, now: float) -> Found:
+    """Read the row with this id, whatever its strings."""
+    row = connection.execute(FIND_BY_ID, (id_bytes(id),)).fetchone()
+    if row is None:
+        return NOTHING
+    stored_at, expires_at, retained_until, value, prompt, llm_string, seen = row
+    if retained_until is not None and retained_until <= now:
+        return NOTHING
+    times = (stored_at, expires_at, retained_until)
+    broken = Found(broken=(id_bytes(id), *times, value))
+    if not are_times(times):
+        return broken
+    try:
+        key = Key(id, prompt.decode(), llm_string.decode())
+        stored = decode(value)
+    except (CodecError, UnicodeDecodeError):
+        return broken
+    return Found(Entry(key, stored.generations, *times, stored.tags, stored.about, seen or 0))
 
 
 def store(connection: apsw.Connection, rows: Iterable[Row]) -> None:
@@ -177,6 +208,10 @@ def totals(connection: apsw.Connection) -> Totals:
 def fact(connection: apsw.Connection, name: str) -> str | None:
     row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def set_fact(connection: apsw.Connection, name: str, value: str) -> None:
+    connection.execute(SET_FACT, (name, value))
 
 
 def fact_or(connection: apsw.Connection, name: str, default: str) -> str:

@@ -91,8 +91,25 @@ CREATE TABLE store (name BLOB NOT NULL, unlisted INTEGER NOT NULL) STRICT;
 INSERT INTO store SELECT randomblob(16), ifnull(max(rowid), 0) FROM entries;
 """
 
+# What managing entries asks for. Columns stay empty for what was listed before they were there.
+#
+# Hits lie beside the entries, as they are counted far more often than entries are written.
+FIGURES = """
+ALTER TABLE listing ADD COLUMN run TEXT;
+ALTER TABLE listing ADD COLUMN prompt_digest TEXT;
+ALTER TABLE listing ADD COLUMN llm_digest TEXT;
+CREATE TABLE hits (id BLOB PRIMARY KEY, hits INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX hits_by_number ON hits (hits);
+CREATE TRIGGER entry_hit_no_more AFTER DELETE ON entries BEGIN
+    DELETE FROM hits WHERE id = old.id;
+END;
+CREATE TABLE counts (
+    part_of TEXT NOT NULL, name TEXT NOT NULL, amount REAL NOT NULL, PRIMARY KEY (part_of, name)
+) STRICT, WITHOUT ROWID;
+"""
+
 # A new file takes all of them; one of layout n those from n on.
-STEPS = (ENTRIES, LISTING)
+STEPS = (ENTRIES, LISTING, FIGURES)
 VERSION = len(STEPS)
 
 # Asked once per opening: fails if the tables are not those above.
@@ -101,11 +118,13 @@ SELECT id, stored_at, expires_at, retained_until, used_at, bytes, provider, mode
     prompt, llm_string, value FROM entries LIMIT 0;
 SELECT name, value FROM facts LIMIT 0;
 SELECT entries, bytes FROM totals LIMIT 0;
-SELECT stored_at, id, seen, provider, dialect, model, namespace, client, tags, about FROM listing
-    LIMIT 0;
+SELECT stored_at, id, seen, provider, dialect, model, namespace, client, tags, about, run,
+    prompt_digest, llm_digest FROM listing LIMIT 0;
 SELECT number, previous, at, filter FROM purges LIMIT 0;
 SELECT name, holder, until FROM leases LIMIT 0;
 SELECT name, unlisted FROM store LIMIT 0;
+SELECT id, hits FROM hits LIMIT 0;
+SELECT part_of, name, amount FROM counts LIMIT 0;
 """
 
 

@@ -182,7 +182,7 @@ async def test_a_newer_layout_is_not_touched(path: Path) -> None:
     connection.pragma("user_version", 99)
     connection.close()
     cache = SQLiteCache(path)
-    with pytest.raises(CacheError, match="has layout 99, this program knows 2"):
+    with pytest.raises(CacheError, match="has layout 99, this program knows 3"):
         await cache.get(ENTRY.key)
     await cache.aclose()
 
