@@ -6,22 +6,32 @@ import asyncio
 import re
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from cache_backends import postgres_agreed as agreed
+from cache_backends import postgres_counts as counting
 from cache_backends import postgres_listing as listing
 from cache_backends import postgres_rows as rows
-from cache_backends.base import Entry, Key, Totals, id_bytes
+from cache_backends.base import Entry, Key, Totals, Unsupported, id_bytes
 from cache_backends.batches import in_batches
 from cache_backends.loops import LoopThread, SyncCalls
 from cache_backends.postgres_house import House
 from cache_backends.postgres_pool import Pools, Work
 from cache_backends.postgres_schema import set_up
 from cache_backends.postgres_session import Database, Session
-from cache_backends.shared import AFTER_ALL, EVERYTHING, Filter, Page, PurgeLog, SharedCache
+from cache_backends.shared import (
+    AFTER_ALL,
+    EVERYTHING,
+    WIDE,
+    Filter,
+    Narrowing,
+    Page,
+    PurgeLog,
+    SharedCache,
+)
 
 T = TypeVar("T")
 
@@ -29,6 +39,8 @@ KEEP_HOUSE_EVERY_S = 30.0
 # What one statement stores at most, and what the network is trusted to take a second.
 STORE_ROWS = 500
 STORE_BYTES = 8 * 2**20
+# What one statement reads by ids at most.
+READ_ROWS = 100
 BYTES_PER_S = 16 * 2**20
 # For a batch of a listing, a removal or housekeeping: nobody waits there for an answer.
 BATCH_S = 5.0
@@ -41,7 +53,7 @@ class PostgresCache(SyncCalls, SharedCache):
     one of a later version is refused. A name for the schema is of `a-z`, `0-9` and `_`.
 
     `timeout` (seconds) is for each statement, waiting for one of `max_connections` included; what
-    is stored gets a second more for every 16 MiB, listings and removals five for each batch.
+    is stored gets a second more for every 16 MiB, managing and counting five for each batch.
     Nothing is tried twice: `CacheError`, and what is asked next finds its way when the server is
     back. Each event loop has connections of its own; they are closed with it.
 
@@ -131,12 +143,51 @@ class PostgresCache(SyncCalls, SharedCache):
     async def fact(self, name: str, default: str) -> str:
         return await self._run(partial(agreed.fact, name=name, default=default))
 
+    async def set_fact(self, name: str, value: str) -> None:
+        await self._run(partial(agreed.set_fact, name=name, value=value))
+
     async def totals(self) -> Totals:
         return await self._run(rows.totals)
 
-    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
-        asked = listing.Listing.of(filter, cursor, limit, self._clock())
+    async def page(
+        self,
+        filter: Filter,
+        *,
+        narrowed: Narrowing = WIDE,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        if narrowed.text is not None:
+            raise Unsupported(f"{self!r} has no index of texts; memory and sqlite find them")
+        asked = listing.Listing.of(filter, narrowed, cursor, limit, self._clock())
         return await self._run(partial(listing.page, asked=asked), seconds=BATCH_S)
+
+    async def by_ids(self, ids: Sequence[str]) -> list[Entry | None]:
+        now = self._clock()
+        found: list[Entry | None] = []
+        for start in range(0, len(ids), READ_ROWS):
+            some = partial(rows.by_ids, ids=ids[start : start + READ_ROWS], now=now)
+            for each in await self._run(some, seconds=BATCH_S):
+                self._house.note_broken(each)
+                found.append(each.entry)
+        return found
+
+    async def add_hits(self, hits: Mapping[str, int]) -> None:
+        counted = list(hits.items())
+        for start in range(0, len(counted), counting.COUNT_ROWS):
+            some = dict(counted[start : start + counting.COUNT_ROWS])
+            add = partial(counting.add_hits, hits=some, now=self._clock())
+            await self._run(add, seconds=BATCH_S)
+
+    async def add_counts(self, group: str, amounts: Mapping[str, float]) -> None:
+        add = partial(counting.add_sums, group=group, amounts=amounts)
+        await self._run(add, seconds=BATCH_S)
+
+    async def counts(self, group: str) -> dict[str, float]:
+        return await self._run(partial(counting.sums, group=group), seconds=BATCH_S)
+
+    async def forget_counts(self, group: str) -> None:
+        await self._run(partial(counting.forget_sums, group=group), seconds=BATCH_S)
 
     async def remove(self, filter: Filter, *, before: int) -> int:
         removed, place = 0, None

@@ -12,6 +12,10 @@ NAME_BYTES = 200
 
 FACT = "SELECT value FROM {schema}.facts WHERE name = $1"
 SUGGEST_FACT = "INSERT INTO {schema}.facts (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+SET_FACT = """
+INSERT INTO {schema}.facts (name, value) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
+"""
 
 PURGES = """
 SELECT store.name, store.head, log.number, log.previous, log.filter, log.at
@@ -46,11 +50,15 @@ DELETE_LEASES = "DELETE FROM {schema}.leases WHERE until < clock_timestamp() - i
 
 async def fact(session: Session, name: str, default: str) -> str:
     # Read first: a fact that is there can be had from a full or read-only disk.
-    found = await session.fetch(FACT, _name(name))
+    found = await session.fetch(FACT, short_name(name))
     if not found:
-        await session.fetch(SUGGEST_FACT, _name(name), default.encode())
-        found = await session.fetch(FACT, _name(name))
+        await session.fetch(SUGGEST_FACT, short_name(name), default.encode())
+        found = await session.fetch(FACT, short_name(name))
     return bytes(found[0][0]).decode(errors="replace") if found else default
+
+
+async def set_fact(session: Session, name: str, value: str) -> None:
+    await session.fetch(SET_FACT, short_name(name), value.encode())
 
 
 async def purges(session: Session, after: int) -> PurgeLog:
@@ -71,11 +79,11 @@ async def forget(session: Session, number: int) -> None:
 
 
 async def claim(session: Session, name: str, holder: str, seconds: float) -> bool:
-    return bool(await session.fetch(CLAIM, _name(name), holder.encode(), seconds))
+    return bool(await session.fetch(CLAIM, short_name(name), holder.encode(), seconds))
 
 
 async def release(session: Session, name: str, holder: str) -> None:
-    await session.fetch(RELEASE, _name(name), holder.encode())
+    await session.fetch(RELEASE, short_name(name), holder.encode())
 
 
 async def delete_leases(session: Session) -> None:
@@ -83,6 +91,7 @@ async def delete_leases(session: Session) -> None:
     await session.fetch(DELETE_LEASES)
 
 
-def _name(name: str) -> bytes:
+def short_name(name: str) -> bytes:
+    """The name as an index takes it."""
     named = name.encode()
     return named if len(named) <= NAME_BYTES else sha256(named).digest()

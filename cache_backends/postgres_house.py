@@ -66,11 +66,21 @@ class House:
         self._stored_bytes += size
 
     def note_found(self, key: Key, found: rows.Found, now: float) -> None:
-        if found.broken is not None:
-            self._note_broken(found.broken)
+        self.note_broken(found)
         # Where nothing is evicted nobody asks when an entry was used.
-        elif found.entry is not None and self._max_bytes is not None:
+        if found.entry is not None and self._max_bytes is not None:
             self._note_used(key, found.used_at, now)
+
+    def note_broken(self, found: rows.Found) -> None:
+        if found.broken is None:
+            return
+        self._broken.append(found.broken)
+        self.broken += 1
+        if self.broken == 1:
+            logger.warning(
+                "%s: an entry cannot be read and is dropped; more will only be counted",
+                self._place,
+            )
 
     async def keep(self, run: Run) -> None:
         """Put in order what can be, in short transactions; what fails is left to the next time."""
@@ -112,12 +122,3 @@ class House:
     def _note_used(self, key: Key, used_at: float, now: float) -> None:
         if now - used_at > USE_GRAIN_S and len(self._used) < MAX_MARKS:
             self._used[id_bytes(key.id)] = now
-
-    def _note_broken(self, row: Row) -> None:
-        self._broken.append(row)
-        self.broken += 1
-        if self.broken == 1:
-            logger.warning(
-                "%s: an entry cannot be read and is dropped; more will only be counted",
-                self._place,
-            )

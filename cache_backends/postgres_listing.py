@@ -6,18 +6,46 @@ import struct
 from typing import Any, NamedTuple
 
 from cache_backends.codec import CodecError, are_times, decode_label
-from cache_backends.postgres_choice import Conditions
+from cache_backends.postgres_choice import HITS, Conditions, marks_of_filter
 from cache_backends.postgres_rows import DELETE_ROWS
 from cache_backends.postgres_session import Row, Session
-from cache_backends.shared import PREVIEW_BYTES, Filter, Page, Summary, preview_of
+from cache_backends.shared import (
+    PREVIEW_BYTES,
+    Filter,
+    Narrowing,
+    Page,
+    Summary,
+    preview_of,
+)
 
 # Where a row is in a listing: when it was stored, and its id.
 Place = tuple[float, bytes]
 
+# How many entries one page looks at. The rest is left to the next, which its cursor leads to.
+PAGE_LOOKS = 10_000
+
 PAGE = """
-SELECT id, stored_at, expires_at, retained_until, bytes, told, substring(prompt FROM 1 FOR {bytes})
-FROM {schema}.entries WHERE {said} ORDER BY stored_at DESC, id DESC LIMIT $1
+SELECT id, stored_at, expires_at, retained_until, bytes, told,
+    substring(prompt FROM 1 FOR {bytes}), {hits}, fits, looked
+FROM ({places}) AS places JOIN {schema}.entries USING (id)
+ORDER BY stored_at DESC, id DESC
 """
+# Also tells the place that was looked at last, if others may follow.
+WALK = """
+SELECT id, fits, looked FROM (
+    SELECT id, {rest} AS fits, row_number() OVER (ORDER BY stored_at DESC, id DESC) AS looked
+    FROM {schema}.entries WHERE {span} ORDER BY stored_at DESC, id DESC LIMIT {looks}
+) AS walked WHERE fits OR looked = {looks} LIMIT $1
+"""
+PICK = """
+WITH few AS MATERIALIZED (SELECT id, stored_at FROM {schema}.entries WHERE {said})
+SELECT id, true AS fits, 0 AS looked FROM few ORDER BY stored_at DESC, id DESC LIMIT $1
+"""
+COUNT = "SELECT count(*) FROM (SELECT FROM {schema}.{found} LIMIT {more}) AS found"
+MARKED = "entries WHERE marks @> $1::text[]"
+HIT = "hits WHERE hits >= $1"
+OF_THE_HIT = "id = ANY (ARRAY(SELECT id FROM {schema}.hits WHERE hits >= {}))"
+
 REMOVE = """
 DELETE FROM {schema}.entries WHERE id = ANY (ARRAY(
     SELECT id FROM {schema}.entries WHERE {said} ORDER BY stored_at, id LIMIT $1
@@ -27,28 +55,99 @@ RETURNING stored_at, id
 
 
 class Listing(NamedTuple):
-    """A page that is asked for."""
+    """A page that is asked for.
 
-    statement: str
-    values: list[Any]
+    Where an index knows the few entries that may fit, those are picked, else the page walks through
+    all in their order. Either way it looks at a bounded number, whatever the filter.
+    """
+
+    filter: Filter
+    narrowed: Narrowing
+    place: Place | None
     limit: int
+    now: float
 
     @classmethod
-    def of(cls, filter: Filter, cursor: str | None, limit: int, now: float) -> Listing:
+    def of(
+        cls, filter: Filter, narrowed: Narrowing, cursor: str | None, limit: int, now: float
+    ) -> Listing:
         """`ValueError` for a cursor that no page gave."""
-        said = Conditions(filter)
-        said.add("(retained_until IS NULL OR retained_until > {})", now)
-        if cursor is not None:
-            said.add("(stored_at, id) < ({}, {})", *_place_of(cursor))
-        statement = PAGE.replace("{said}", str(said)).replace("{bytes}", str(PREVIEW_BYTES))
-        return cls(statement, [limit + 1, *said.values], limit)
+        place = None if cursor is None else _place_of(cursor)
+        return cls(filter, narrowed, place, limit, now)
+
+    def walk(self) -> tuple[str, list[Any]]:
+        said = self._said()
+        places = WALK.replace("{rest}", said.rest).replace("{span}", said.span)
+        return self._statement(places, said)
+
+    def pick(self) -> tuple[str, list[Any]]:
+        said = self._said()
+        if self._min_hits:
+            said.add(OF_THE_HIT, self._min_hits)
+        return self._statement(PICK.replace("{said}", str(said)), said)
+
+    def counts(self) -> list[tuple[str, Any]]:
+        """Statements that count, up to a bound, what an index knows of the filter."""
+        known: list[tuple[str, Any]] = []
+        if marks := marks_of_filter(self.filter):
+            known.append((MARKED, marks))
+        if self._min_hits:
+            known.append((HIT, self._min_hits))
+        count = COUNT.replace("{more}", str(PAGE_LOOKS + 1))
+        return [(count.replace("{found}", found), value) for found, value in known]
+
+    @property
+    def _min_hits(self) -> int:
+        return max(self.narrowed.min_hits or 0, 0)
+
+    def _said(self) -> Conditions:
+        said = Conditions(self.filter, self.narrowed)
+        said.add("(retained_until IS NULL OR retained_until > {})", self.now)
+        if self.narrowed.expired is True:
+            said.add("expires_at <= {}", self.now)
+        if self.narrowed.expired is False:
+            said.add("(expires_at IS NULL OR expires_at > {})", self.now)
+        if self.place is not None:
+            said.cut("(stored_at, id) < ({}, {})", *self.place)
+        return said
+
+    def _statement(self, places: str, said: Conditions) -> tuple[str, list[Any]]:
+        statement = PAGE.replace("{places}", places)
+        constants = {"{hits}": HITS, "{bytes}": str(PREVIEW_BYTES), "{looks}": str(PAGE_LOOKS)}
+        for name, constant in constants.items():
+            statement = statement.replace(name, constant)
+        return statement, [self.limit + 1, *said.values]
 
 
 async def page(session: Session, asked: Listing) -> Page:
-    rows = await session.fetch_once(asked.statement, *asked.values)
-    listed = rows[: asked.limit]
-    summaries = [_summary(row) for row in listed if are_times(row[1:4])]
-    return Page(summaries, _cursor(listed[-1]) if len(rows) > asked.limit else None)
+    async with session.transaction():
+        # The statistics may be those of a time when the table was small.
+        await session.run("SET LOCAL enable_seqscan = off")
+        statement, values = asked.pick() if await _is_few(session, asked) else asked.walk()
+        rows = await session.fetch_once(statement, *values)
+    return _page(rows, asked.limit)
+
+
+async def _is_few(session: Session, asked: Listing) -> bool:
+    """Does an index know all that may fit, and are they no more than a page may look at?"""
+    if asked.filter.ids is not None:
+        return True
+    for statement, value in asked.counts():
+        ((count,),) = await session.fetch_once(statement, value)
+        if count <= PAGE_LOOKS:
+            return True
+    return False
+
+
+def _page(rows: list[Row], limit: int) -> Page:
+    fitting = [row for row in rows if row[-2]]
+    last = None
+    if len(fitting) > limit:
+        last = fitting[limit - 1]
+    elif rows and rows[-1][-1] == PAGE_LOOKS:
+        last = rows[-1]
+    listed = [_summary(row) for row in fitting[:limit] if are_times(row[1:4])]
+    return Page(listed, None if last is None else _cursor(last))
 
 
 async def remove(session: Session, filter: Filter, before: int, after: Place | None) -> list[Place]:
@@ -66,10 +165,10 @@ async def remove(session: Session, filter: Filter, before: int, after: Place | N
 
 
 def _summary(row: Row) -> Summary:
-    entry, stored_at, expires_at, retained_until, size, told, prompt = row
-    preview = preview_of(prompt)
+    entry, stored_at, expires_at, retained_until, size, told, prompt, hits, *_ = row
     tags, about = _told(told)
-    return Summary(entry.hex(), stored_at, expires_at, retained_until, size, preview, tags, about)
+    times = (stored_at, expires_at, retained_until)
+    return Summary(entry.hex(), *times, size, preview_of(prompt), tags, about, hits)
 
 
 def _told(told: bytes) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import NamedTuple
 
 from cache_backends.base import Entry, Key, Totals, id_bytes
@@ -14,6 +15,8 @@ from cache_backends.postgres_session import Row, Session
 ROW_OVERHEAD_BYTES = 512
 # What one transaction deletes at most: locks are held, and the log is written, for so many.
 DELETE_ROWS = 1000
+# When a pinned entry was used: after all others, also after any mark of use.
+USED_LAST = inf
 
 FIND = """
 SELECT stored_at, expires_at, retained_until, used_at, seen, value FROM {schema}.entries
@@ -55,6 +58,10 @@ DELETE FROM {schema}.entries
 WHERE id = $1 AND stored_at = $2 AND expires_at IS NOT DISTINCT FROM $3
     AND retained_until IS NOT DISTINCT FROM $4 AND value = $5
 """
+BY_ID = """
+SELECT asked.place, prompt, llm_string, stored_at, expires_at, retained_until, used_at, seen, value
+FROM unnest($1::bytea[]) WITH ORDINALITY AS asked (id, place) JOIN {schema}.entries USING (id)
+"""
 TOTALS = "SELECT sum(entries)::bigint, sum(bytes)::bigint FROM {schema}.counts"
 
 # Who else is about to change a row is not waited for: it is in use.
@@ -79,7 +86,7 @@ MARK_USED = """
 UPDATE {schema}.entries SET used_at = greatest(used_at, marked.at)
 FROM unnest($1::bytea[], $2::float8[]) AS marked (id, at)
 WHERE entries.id = marked.id AND entries.id = ANY (ARRAY(
-    SELECT id FROM {schema}.entries WHERE id = ANY ($1) FOR UPDATE SKIP LOCKED
+    SELECT id FROM {schema}.entries WHERE id = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED
 ))
 """
 
@@ -105,7 +112,7 @@ def row_of(entry: Entry, now: float) -> Row:
         entry.stored_at,
         entry.expires_at,
         entry.retained_until,
-        now,
+        USED_LAST if entry.pinned else now,
         entry.seen,
         sum(map(len, (value, told, prompt, llm_string))) + ROW_OVERHEAD_BYTES,
         ",".join(marks_of_entry(entry)),
@@ -132,6 +139,16 @@ async def find(session: Session, keys: Sequence[Key], now: float) -> list[Found]
         return found
     for place, *row in await session.fetch(FIND_MANY, ids, prompts, llm_strings):
         found[place - 1] = _read(keys[place - 1], row, now)
+    return found
+
+
+async def by_ids(session: Session, ids: Sequence[str], now: float) -> list[Found]:
+    """Read the rows with these ids. One whose strings have another is none."""
+    found = [NOTHING] * len(ids)
+    for place, prompt, llm_string, *row in await session.fetch(BY_ID, [*map(id_bytes, ids)]):
+        key = _key(ids[place - 1], prompt, llm_string)
+        if key is not None:
+            found[place - 1] = _read(key, row, now)
     return found
 
 
@@ -182,6 +199,15 @@ def _read(key: Key, row: Row, now: float) -> Found:
         return broken
     entry = Entry(key, stored.generations, *times, stored.tags, stored.about, seen)
     return Found(entry, used_at)
+
+
+def _key(id: str, prompt: bytes, llm_string: bytes) -> Key | None:
+    """The key that was stored, if it has this id."""
+    try:
+        key = Key.of(prompt.decode(), llm_string.decode())
+    except UnicodeDecodeError:
+        return None
+    return key if key.id == id else None
 
 
 def _asked(key: Key) -> tuple[bytes, bytes, bytes]:

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from cache_backends import CacheError, Filter, Generation, Key, PostgresCache, postgres
-from cache_backends.shared import EVERYTHING
+from cache_backends.shared import EVERYTHING, WIDE, Narrowing
 from tests.cache_backends.conformance import entry_of
 from tests.cache_backends.hostile import HOSTILE_VALUES
 from tests.cache_backends.shared_conformance import SharedConformance, listing
@@ -305,9 +305,10 @@ async def test_names_of_facts_and_leases_may_be_long(cache: PostgresCache) -> No
 
 
 PLANS = {
-    "entries_by_time": EVERYTHING,
-    "entries_by_marks": Filter(model="rare"),
-    "entries_pkey": Filter(ids=("00" * 32, "ff" * 32)),
+    "entries_by_time": (EVERYTHING, Narrowing(max_bytes=5, expired=True)),
+    "entries_by_marks": (Filter(model="rare"), WIDE),
+    "entries_pkey": (Filter(ids=("00" * 32, "ff" * 32)), WIDE),
+    "hits_by_number": (EVERYTHING, Narrowing(min_hits=900)),
 }
 
 
@@ -315,12 +316,13 @@ PLANS = {
 async def test_a_listing_of_many_goes_by_an_index(
     store: PostgresStore, cache: PostgresCache, clock: FakeClock, index: str
 ) -> None:
-    """Of 20,000 entries none is read but those that are told, with a cursor and without."""
+    """Of 20,000 entries only a few are read, with a cursor and without."""
     await fill(store, cache)
     first = await cache.page(EVERYTHING, limit=5)
     for cursor in (None, first.cursor):
-        asked = postgres.listing.Listing.of(PLANS[index], cursor, 10, clock())
-        plan = await store.run(f"EXPLAIN {asked.statement}", *asked.values)
+        asked = postgres.listing.Listing.of(*PLANS[index], cursor, 10, clock())
+        statement, values = asked.walk() if index == "entries_by_time" else asked.pick()
+        plan = await store.run(f"EXPLAIN {statement}", *values)
         text = "\n".join(line for (line,) in plan)
         assert index in text
         assert "Seq Scan" not in text
@@ -356,7 +358,11 @@ async def fill(store: PostgresStore, cache: PostgresCache) -> None:
         FROM generate_series(1, 20000) AS n
         """
     )
+    await store.run(
+        "INSERT INTO {schema}.hits SELECT sha256(n::text::bytea), n FROM generate_series(1, 999) n"
+    )
     await store.run("ANALYZE {schema}.entries")
+    await store.run("ANALYZE {schema}.hits")
 
 
 async def test_any_number_of_event_loops_may_share_it(store: PostgresStore) -> None:

@@ -334,12 +334,12 @@ async def test_prepared_statements_that_get_lost_are_done_without(
     await store.open().totals()
     statement = "SELECT version FROM {schema}.store"
     first, second = await database.connect(), await database.connect()
-    assert [tuple(row) for row in await first.fetch(statement)] == [(1,)]
+    assert [tuple(row) for row in await first.fetch(statement)] == [(2,)]
     await first.run("DEALLOCATE ALL")
     with pytest.raises(Exception, match="does not exist"):
         await first.fetch(statement)
     for _ in range(2):
-        assert [tuple(row) for row in await second.fetch(statement)] == [(1,)]
+        assert [tuple(row) for row in await second.fetch(statement)] == [(2,)]
         await second.run("DEALLOCATE ALL")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     await first.close()

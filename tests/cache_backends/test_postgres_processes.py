@@ -116,17 +116,17 @@ async def test_a_step_that_fails_changes_nothing(store: PostgresStore) -> None:
     with pytest.raises(Exception, match="no_such_function"):
         await layout(store, (*postgres_schema.STEPS, half))
     assert await store.open().totals() == (0, 0)
-    assert await store.run("SELECT version FROM {schema}.store") == [(1,)]
+    assert await store.run("SELECT version FROM {schema}.store") == [(len(postgres_schema.STEPS),)]
 
 
 async def test_a_newer_layout_is_refused(store: PostgresStore) -> None:
     """The message says what to do; nothing is changed."""
     await layout(store, (*postgres_schema.STEPS, "SELECT 1"))
     cache = store.open()
-    message = f"schema {store.schema} has layout 2, this program knows 1: use the program that made"
+    message = f"schema {store.schema} has layout 3, this program knows 2: use the program that made"
     with pytest.raises(CacheError, match=message):
         await cache.get(entry_of("prompt", store.clock).key)
-    assert await store.run("SELECT version FROM {schema}.store") == [(2,)]
+    assert await store.run("SELECT version FROM {schema}.store") == [(3,)]
 
 
 async def test_tables_of_others_are_not_touched(store: PostgresStore) -> None:
