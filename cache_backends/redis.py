@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
-from cache_backends.base import Entry, Key, Totals
+from cache_backends.base import Entry, Key, Totals, Unsupported
 from cache_backends.batches import in_batches
 from cache_backends.codec import CodecError
 from cache_backends.loops import LoopThread, SyncCalls
 from cache_backends.redis_agreed import Agreements
+from cache_backends.redis_choice import Choice
 from cache_backends.redis_connection import Connections
+from cache_backends.redis_hits import Hits
 from cache_backends.redis_index import Index
+from cache_backends.redis_listing import Listing
 from cache_backends.redis_place import Place
-from cache_backends.redis_rows import Names, is_id, pack, unpack
+from cache_backends.redis_rows import Names, is_id, pack, unpack, unpack_by_id
 from cache_backends.redis_server import Command
 from cache_backends.redis_upkeep import Upkeep
-from cache_backends.shared import AFTER_ALL, EVERYTHING, Filter, Page, PurgeLog, SharedCache
+from cache_backends.shared import (
+    AFTER_ALL,
+    EVERYTHING,
+    WIDE,
+    Filter,
+    Narrowing,
+    Page,
+    PurgeLog,
+    SharedCache,
+)
 
 # What is sent at once.
 BATCH_ENTRIES = 100
 BATCH_BYTES = 2**20
 
 Packed = tuple[Entry, bytes]
+_T = TypeVar("_T")
 
 
 class RedisCache(SyncCalls, SharedCache):
@@ -43,18 +56,22 @@ class RedisCache(SyncCalls, SharedCache):
     An entry is one key, the prefix and its id. It expires by itself when it is no longer retained;
     one that brings no end of its own lasts `ttl` seconds, if given. Nothing but what is under the
     prefix is ever touched. The server may evict, best by `maxmemory-policy volatile-lru` if all
-    entries have an end, else by `allkeys-lru`. What is to outlive its restart, the purge log and
-    facts too, needs its persistence.
+    entries have an end, else by `allkeys-lru`. Pinned entries have no end: a `volatile` policy
+    never evicts them, an `allkeys` one knows no difference. What is to outlive the server's
+    restart, the purge log, facts and counts too, needs its persistence.
+
+    Entries are found by facts, tags, digests and hits. `Unsupported` for a text in them: there is
+    no index of texts.
 
     `CacheError` when the server cannot be reached, does not answer within `timeout` seconds, or
     refuses (out of memory, a replica). Nothing is tried twice, but that a connection which died
     while idle is made anew. Each event loop uses at most `max_connections` (to each node).
 
     A user of the server needs, on keys under the prefix: GET, GETRANGE, SET, UNLINK, EXISTS, DEL,
-    SCAN, MULTI, EXEC, EVAL, TIME, HGET, HMGET, HSET, HSETNX, HDEL, HINCRBY, HSCAN, ZADD, ZREM,
-    ZCARD, ZCOUNT, ZSCORE, ZMSCORE, ZSCAN, ZREVRANGE, ZRANGEBYSCORE, ZREVRANGEBYSCORE,
-    ZREMRANGEBYSCORE; with a database other than 0 also SELECT, and in a cluster ASKING and
-    CLUSTER SLOTS.
+    SCAN, MULTI, EXEC, EVAL, TIME, HGET, HGETALL, HMGET, HSET, HSETNX, HDEL, HINCRBY,
+    HINCRBYFLOAT, HSCAN, ZADD, ZREM, ZCARD, ZCOUNT, ZINCRBY, ZSCORE, ZMSCORE, ZSCAN, ZREVRANGE,
+    ZRANGEBYLEX, ZRANGEBYSCORE, ZREVRANGEBYSCORE, ZREMRANGEBYSCORE; with a database other than 0
+    also SELECT, and in a cluster ASKING and CLUSTER SLOTS.
 
     `broken` counts, since the start, what was found under the name of an entry and was none.
     """
@@ -84,8 +101,11 @@ class RedisCache(SyncCalls, SharedCache):
         self._clock = clock
         self._names = Names(prefix)
         self._connections = Connections(self._place, timeout=timeout, most=max_connections)
-        self._index = Index(self._connections, self._names, clock)
-        self._upkeep = Upkeep(self._index, self._connections, self._names)
+        self._hits = Hits(self._connections, self._names)
+        choice = Choice(self._connections, self._names, self._hits)
+        self._index = Index(self._connections, self._names, choice, clock)
+        self._listing = Listing(self._index, choice, self._hits, clock)
+        self._upkeep = Upkeep(self._index, choice, self._connections, self._names)
         self._agreements = Agreements(self._connections, self._names)
         self._thread = LoopThread(f"sync calls of {self!r}")
         # Connections close also when the cache was dropped without being closed.
@@ -99,15 +119,16 @@ class RedisCache(SyncCalls, SharedCache):
         return self._index.broken
 
     async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
-        asked = [key for key in keys if is_id(key.id)]
-        reads: list[Command] = [("GET", self._names.entry(key.id)) for key in asked]
-        values = await self._connections.read(*reads)
-        broken: list[str] = []
-        found = {
-            key: self._read(key, value, broken) for key, value in zip(asked, values, strict=True)
-        }
-        await self._index.discard(broken)
+        found = await self._find({key: key.id for key in keys if is_id(key.id)}, unpack)
         return [found.get(key) for key in keys]
+
+    async def by_ids(self, ids: Sequence[str]) -> list[Entry | None]:
+        known = list(filter(is_id, dict.fromkeys(ids)))
+        found: dict[str, Entry] = {}
+        for start in range(0, len(known), BATCH_ENTRIES):
+            some = known[start : start + BATCH_ENTRIES]
+            found |= await self._find(dict(zip(some, some, strict=True)), unpack_by_id)
+        return [found.get(each) for each in ids]
 
     async def put_many(self, entries: Sequence[Entry]) -> None:
         # All are written before any is sent: who passed something unfit changed nothing.
@@ -122,8 +143,20 @@ class RedisCache(SyncCalls, SharedCache):
     async def delete(self, id: str) -> bool:
         return await self._index.delete(id)
 
-    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
-        return await self._index.page(filter, cursor, limit)
+    async def page(
+        self,
+        filter: Filter,
+        *,
+        narrowed: Narrowing = WIDE,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        if narrowed.text is not None:
+            raise Unsupported(f"{self!r} has no index of texts: memory and sqlite find texts")
+        return await self._listing.page(filter, narrowed, cursor, limit)
+
+    async def add_hits(self, hits: Mapping[str, int]) -> None:
+        await self._hits.add(hits)
 
     async def remove(self, filter: Filter, *, before: int) -> int:
         return await self._upkeep.remove(filter, before)
@@ -146,6 +179,18 @@ class RedisCache(SyncCalls, SharedCache):
     async def fact(self, name: str, default: str) -> str:
         return await self._agreements.fact(name, default)
 
+    async def set_fact(self, name: str, value: str) -> None:
+        await self._agreements.set_fact(name, value)
+
+    async def add_counts(self, group: str, amounts: Mapping[str, float]) -> None:
+        await self._agreements.add_counts(group, amounts)
+
+    async def counts(self, group: str) -> dict[str, float]:
+        return await self._agreements.counts(group)
+
+    async def forget_counts(self, group: str) -> None:
+        await self._agreements.forget_counts(group)
+
     async def totals(self) -> Totals:
         await self._upkeep.sweep()
         return await self._index.totals()
@@ -164,17 +209,27 @@ class RedisCache(SyncCalls, SharedCache):
             self._thread.close()
         self._connections.close_soon()
 
-    def _read(self, key: Key, value: Any, broken: list[str]) -> Entry | None:
-        if value is None:
-            return None
-        try:
-            entry = unpack(key, value)
-        except CodecError:
-            broken.append(key.id)
-            return None
-        if entry is None or entry.retained_until is None or entry.retained_until > self._clock():
-            return entry
-        return None
+    async def _find(
+        self, asked: Mapping[_T, str], read: Callable[[_T, Any], Entry | None]
+    ) -> dict[_T, Entry]:
+        """Read the entries of these ids that are there, by what they were asked for with."""
+        keys = map(self._names.entry, asked.values())
+        values = await self._connections.read(*(("GET", key) for key in keys))
+        found: dict[_T, Entry] = {}
+        broken: list[str] = []
+        for (each, named), value in zip(asked.items(), values, strict=True):
+            try:
+                entry = None if value is None else read(each, value)
+            except CodecError:
+                broken.append(named)
+                continue
+            if entry is not None and self._is_kept(entry):
+                found[each] = entry
+        await self._index.discard(broken)
+        return found
+
+    def _is_kept(self, entry: Entry) -> bool:
+        return entry.retained_until is None or entry.retained_until > self._clock()
 
     def _with_end(self, entry: Entry) -> Entry:
         if self._ttl is None or entry.expires_at is not None or entry.retained_until is not None:

@@ -1,14 +1,16 @@
-"""What all who share a Redis agree on: the purge log, leases and facts."""
+"""What all who share a Redis agree on: the purge log, leases, facts and counts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import isfinite
 from secrets import token_hex
 from typing import Any
 
 from cache_backends.base import CacheError
 from cache_backends.redis_connection import Connections
 from cache_backends.redis_rows import Names
-from cache_backends.redis_scripts import ANNOUNCE, CLAIM, PURGES, RELEASE
+from cache_backends.redis_scripts import ADD_COUNTS, ANNOUNCE, CLAIM, PURGES, RELEASE
 from cache_backends.shared import EVERYTHING, Filter, Purge, PurgeLog
 
 
@@ -57,6 +59,25 @@ class Agreements:
             raise CacheError(f"the fact {name!r} was lost as it was made")
         text: str = found.decode(errors="replace")
         return text
+
+    async def set_fact(self, name: str, value: str) -> None:
+        await self._connections.run(("HSET", self._names.facts, name, value))
+
+    async def add_counts(self, group: str, amounts: Mapping[str, float]) -> None:
+        # One that the server refused would leave those before it added.
+        if not all(map(isfinite, amounts.values())):
+            raise ValueError("amounts must be finite")
+        if amounts:
+            parts = [part for each in amounts.items() for part in each]
+            await self._eval(ADD_COUNTS, self._names.counts(group), *parts)
+
+    async def counts(self, group: str) -> dict[str, float]:
+        (found,) = await self._connections.run(("HGETALL", self._names.counts(group)))
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {name.decode(errors="replace"): float(amount) for name, amount in pairs}
+
+    async def forget_counts(self, group: str) -> None:
+        await self._connections.run(("DEL", self._names.counts(group)))
 
     async def _eval(self, script: str, key: str, *values: Any) -> Any:
         (reply,) = await self._connections.run(("EVAL", script, 1, key, *values))

@@ -7,13 +7,14 @@ says where to look: what it names and is not there is taken out when it is met.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from secrets import token_hex
-from typing import Any, NamedTuple
+from typing import Any
 
 from cache_backends.base import CacheError, Entry, Totals
 from cache_backends.codec import CodecError
+from cache_backends.redis_choice import Choice, Row, number
 from cache_backends.redis_connection import WRONG_TYPE, Connections
 from cache_backends.redis_rows import (
     HEAD_BYTES,
@@ -21,32 +22,20 @@ from cache_backends.redis_rows import (
     Names,
     counted,
     groups,
-    groups_of,
     is_id,
     label_bytes,
     read_label,
 )
 from cache_backends.redis_scripts import DROP, NOTE
 from cache_backends.redis_server import Command
-from cache_backends.shared import EVERYTHING, Filter, Page
+from cache_backends.shared import EVERYTHING, Filter
 
 logger = logging.getLogger("cache_backends.redis")
 
-# How many rows are read at once: some milliseconds of everybody's time.
-BATCH_ROWS = 100
-# How many entries one page looks at. The rest is left to the next, which its cursor leads to.
-PAGE_LOOKS = 10_000
 # The index knows an entry before it is there. This is longer than its writer can take.
 GRACE_S = 10.0
 # How many that ended are taken out at once, by who counts.
 ENDED_AT_ONCE = 1000
-
-
-class Row(NamedTuple):
-    """An entry's place in the order of storing."""
-
-    id: str
-    place: int
 
 
 class Index:
@@ -55,9 +44,12 @@ class Index:
     `broken` counts the values under an entry's name that were none.
     """
 
-    def __init__(self, connections: Connections, names: Names, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, connections: Connections, names: Names, choice: Choice, clock: Callable[[], float]
+    ) -> None:
         self._connections = connections
         self._names = names
+        self._choice = choice
         self._clock = clock
         self.broken = 0
 
@@ -75,27 +67,10 @@ class Index:
         keys = (names.index, names.ends, names.records)
         return ("EVAL", NOTE, len(keys), *keys, names.book, self._clock(), ended, *rows)
 
-    async def page(self, filter: Filter, cursor: str | None, limit: int) -> Page:
-        found: list[tuple[int, Label]] = []
-        looked = 0
-        async for rows in self._rows(filter, None if cursor is None else _place(cursor)):
-            labels = await self.labels(rows)
-            for row in rows:
-                label = labels.get(row.id)
-                if label is None or not self._listed(label, filter):
-                    continue
-                if len(found) == limit:
-                    return _page(found, found[-1][0])
-                found.append((row.place, label))
-            looked += len(rows)
-            if looked >= PAGE_LOOKS:
-                return _page(found, rows[-1].place)
-        return _page(found, None)
-
     async def remove(self, filter: Filter, before: int) -> int:
         """Remove what is covered of the entries that the index names."""
         removed = 0
-        async for rows in self._rows(filter, None):
+        async for rows in self._choice.rows(filter):
             # What was stored before a purge was announced cannot have known of it.
             sure = {row.id for row in rows if filter == EVERYTHING and row.place < before * 1000}
             removed += await self.remove_of(rows, sure, filter, before)
@@ -141,12 +116,6 @@ class Index:
             return None
         return _text(life)
 
-    async def _fits(self) -> bool:
-        """Are as many entries placed as are recorded?"""
-        known = ("HGET", self._names.records, "entries")
-        placed, held = await self._connections.run(("ZCARD", self._names.index), known)
-        return number(placed) == number(held)
-
     async def delete(self, id: str) -> bool:
         if not is_id(id):
             return False
@@ -181,48 +150,6 @@ class Index:
                 held, size, ended = map(number, await self._connections.run(*counting))
         return Totals(held - ended, size)
 
-    async def _rows(self, filter: Filter, below: int | None) -> AsyncIterator[list[Row]]:
-        """The rows of the entries that may be meant, those stored last first."""
-        if filter.ids is not None:
-            rows = [row for row in await self.named(filter.ids) if _is_below(row, below)]
-            for start in range(0, len(rows), BATCH_ROWS):
-                yield rows[start : start + BATCH_ROWS]
-            return
-        key = await self._smallest(groups_of(filter))
-        while True:
-            top = "+inf" if below is None else f"({below}"
-            limits = (top, "-inf", "WITHSCORES", "LIMIT", 0, BATCH_ROWS)
-            (reply,) = await self._connections.run(("ZREVRANGEBYSCORE", key, *limits))
-            rows = _pairs(reply)
-            if rows:
-                yield rows
-            if len(rows) < BATCH_ROWS:
-                return
-            below = rows[-1].place
-
-    async def named(self, ids: Iterable[str]) -> list[Row]:
-        known = sorted(set(filter(is_id, ids)))
-        rows: list[Row] = []
-        for start in range(0, len(known), BATCH_ROWS):
-            some = known[start : start + BATCH_ROWS]
-            (places,) = await self._connections.run(("ZMSCORE", self._names.index, *some))
-            rows += map(Row, some, map(number, places))
-        return sorted(rows, key=lambda row: row.place, reverse=True)
-
-    async def _smallest(self, groups: Sequence[str]) -> str:
-        """The key with the fewest rows that has all of these groups' entries."""
-        names = self._names
-        if not groups or not await self._fits():
-            return names.index
-        sizes = await self._connections.run(*(("ZCARD", names.group(each)) for each in groups))
-        (counts,) = await self._connections.run(("HMGET", names.records, *groups))
-        whole = [
-            (number(size), names.group(each))
-            for each, size, count in zip(groups, sizes, counts, strict=True)
-            if number(size) == number(count)
-        ]
-        return min(whole)[1] if whole else names.index
-
     async def labels(self, rows: Sequence[Row]) -> dict[str, Label]:
         """Read what the entries are about; those that are gone are taken out."""
         heads = await self._heads([row.id for row in rows], HEAD_BYTES)
@@ -248,10 +175,6 @@ class Index:
         heads = (b"\x00" if reply is WRONG_TYPE else reply for reply in replies)
         return dict(zip(ids, heads, strict=True))
 
-    def _listed(self, label: Label, filter: Filter) -> bool:
-        until = label.entry.retained_until
-        return (until is None or until > self._clock()) and filter.covers(label.entry)
-
     async def _delete(self, rows: Sequence[Row]) -> int:
         keys = (self._names.entry(row.id) for row in rows)
         deleted = await self._connections.run(*(("UNLINK", key) for key in keys))
@@ -273,29 +196,5 @@ class Index:
             )
 
 
-def _page(found: Sequence[tuple[int, Label]], place: int | None) -> Page:
-    summaries = [label.summary() for _, label in found]
-    return Page(summaries, None if place is None else str(place))
-
-
-def _place(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 20):
-        raise ValueError(f"no cursor of a listing: {cursor[:40]!r}")
-    return int(cursor)
-
-
-def _is_below(row: Row, below: int | None) -> bool:
-    return below is None or row.place < below
-
-
-def _pairs(reply: Sequence[bytes]) -> list[Row]:
-    ids = (member.decode(errors="replace") for member in reply[::2])
-    return list(map(Row, ids, map(number, reply[1::2])))
-
-
 def _text(reply: bytes | None) -> str:
     return (reply or b"").decode(errors="replace")
-
-
-def number(reply: Any) -> int:
-    return int(float(reply or 0))

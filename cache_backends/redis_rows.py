@@ -13,7 +13,7 @@ from math import isnan, nan
 from struct import Struct
 from typing import Any, NamedTuple
 
-from cache_backends.base import CacheError, Entry, Key, entry_id
+from cache_backends.base import CacheError, Entry, Key
 from cache_backends.codec import (
     CodecError,
     are_times,
@@ -34,8 +34,13 @@ HEAD_BYTES = 4096
 MAX_VALUE_BYTES = 512 * 2**20
 # What an entry costs beside its value: the key, its places in the index, the allocator's share.
 ENTRY_OVERHEAD_BYTES = 512
-# The facts that have an index of their own. The others divide entries into few large groups.
-INDEXED = ("model", "namespace", "client")
+# The facts whose values have an index of their own each. Those that are not here divide entries
+# into few large groups, but for the prompt's digest: it is nearly every entry's own, and a key for
+# each would cost too much. These have one index together.
+INDEXED = ("model", "namespace", "client", "run", "llm_digest")
+# How groups begin that are seated there, and how long the part is that tells them apart.
+_PROMPT = "~"
+_PROMPT_CHARS = 16
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _GLOB = re.compile(r"([*?\[\]^\\-])")
@@ -50,6 +55,8 @@ class Names:
         self.index = self.book + "index"
         self.ends = self.book + "ends"
         self.records = self.book + "records"
+        self.prompts = self.book + "prompts"
+        self.hits = self.book + "hits"
         self.log = self.book + "log"
         self.facts = self.book + "facts"
         self.entries = _GLOB.sub(r"\\\1", prefix) + "?" * 64
@@ -64,6 +71,15 @@ class Names:
     def group(self, group: str) -> str:
         return self.book + group
 
+    def seat(self, group: str, id: str) -> tuple[str, str]:
+        """The sorted set in which an entry of this group is, and as what."""
+        if group.startswith(_PROMPT):
+            return self.prompts, group.removeprefix(_PROMPT) + id
+        return self.group(group), id
+
+    def counts(self, group: str) -> str:
+        return f"{self.book}counts:{_digest(group)}"
+
     def lease(self, name: str) -> str:
         return f"{self.book}lease:{_digest(name)}"
 
@@ -75,8 +91,8 @@ class Label(NamedTuple):
     preview: str
     value_bytes: int
 
-    def summary(self) -> Summary:
-        return Summary.of(self.entry, counted(self.value_bytes), self.preview)
+    def summary(self, hits: int = 0) -> Summary:
+        return Summary.of(self.entry, counted(self.value_bytes), self.preview, hits)
 
 
 class _Numbers(NamedTuple):
@@ -109,6 +125,11 @@ def pack(entry: Entry) -> bytes:
     return b"".join((numbers, *parts))
 
 
+def unpack_by_id(id: str, value: bytes) -> Entry | None:
+    """Read the entry whose strings have this id; `CodecError` if there is none."""
+    return unpack(_key(id, value), value)
+
+
 def unpack(key: Key, value: bytes) -> Entry | None:
     """Read the entry of this key: `None` if it is another one's, `CodecError` if it is none."""
     numbers = _numbers(value)
@@ -117,7 +138,8 @@ def unpack(key: Key, value: bytes) -> Entry | None:
     prompt = value[numbers.label : numbers.prompt]
     llm_string = value[numbers.prompt : numbers.llm_string]
     if prompt != key.prompt.encode() or llm_string != key.llm_string.encode():
-        _require_id(key.id, prompt, llm_string)
+        # Whoever asks with a wrong id finds another's entry; else the value was tampered with.
+        _key(key.id, value)
         return None
     stored = decode(value[numbers.llm_string :])
     if value[_NUMBERS.size : numbers.label] != encode_label(stored.tags, stored.about):
@@ -148,14 +170,26 @@ def counted(value_bytes: int) -> int:
 def groups(entry: Entry) -> list[str]:
     """The groups of entries in which this one is to be found."""
     said = [(name, entry.about.get(name)) for name in INDEXED]
-    facts = [_group(name, value) for name, value in said if isinstance(value, str)]
-    return facts + [_group("tag", tag) for tag in set(entry.tags)]
+    found = [_group(name, value) for name, value in said if isinstance(value, str)]
+    found += [_group("tag", tag) for tag in set(entry.tags)]
+    digest = entry.about.get("prompt_digest")
+    return [*found, _PROMPT + _short(digest)] if isinstance(digest, str) else found
 
 
 def groups_of(filter: Filter) -> list[str]:
     """The groups that each hold all entries which the filter covers, if it names any."""
     said = [(name, getattr(filter, name)) for name in (*INDEXED, "tag")]
     return [_group(name, value) for name, value in said if value is not None]
+
+
+def prompt_seats(digest: str) -> tuple[str, str, str]:
+    """How the seats of a prompt's entries begin, and between which two texts they are."""
+    start = _short(digest)
+    return start, f"[{start}", f"({start}g"  # after all that goes on in hex digits
+
+
+def _short(digest: str) -> str:
+    return _digest(digest)[:_PROMPT_CHARS]
 
 
 def _group(name: str, value: str) -> str:
@@ -185,14 +219,18 @@ def _sums(start: int, lengths: Iterable[int]) -> list[int]:
     return sums
 
 
-def _require_id(id: str, prompt: bytes, llm_string: bytes) -> None:
-    """Whoever asks with a wrong id finds another's entry; else the value was tampered with."""
+def _key(id: str, value: bytes) -> Key:
+    """The key with the strings that the value has; `CodecError` if they are not those of the id."""
+    numbers = _numbers(value)
+    prompt = value[numbers.label : numbers.prompt]
+    llm_string = value[numbers.prompt : numbers.llm_string]
     try:
-        whose = entry_id(prompt.decode(), llm_string.decode())
+        key = Key.of(prompt.decode(), llm_string.decode())
     except UnicodeDecodeError as exc:
         raise CodecError("the strings are no text") from exc
-    if whose != id:
+    if key.id != id:
         raise CodecError("the strings are not those of the id")
+    return key
 
 
 def _or_nan(time: float | None) -> float:

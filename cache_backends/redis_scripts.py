@@ -1,4 +1,4 @@
-"""What must happen at once in Redis: the scripts for index, purge log and leases.
+"""What must happen at once in Redis: the scripts for index, hits, counts, purge log and leases.
 
 They touch the keys beside the entries only, all of one slot. Sent whole by EVAL, so that a server
 which forgot them needs no second try.
@@ -9,12 +9,21 @@ size and groups, so that it can be taken out of all of these. There too are the 
 (`bytes`), how many entries there are (`entries`) and how many in each group, by which is seen
 whether a key was evicted. And `life`, a name that is lost with all of it, and `whole`, the life in
 which all keys were last compared with the index.
+
+The group of a prompt is `~` and its digest. It has no key of its own: `prompts` has digest and id
+together, all at 0, so that it is in the order of the digests. `hits` are no part of what an entry
+is: one that is stored again keeps its own.
 """
 
 from __future__ import annotations
 
 _INDEX = """
 local index, ends, records, book = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local function seat(group, id)
+    local prompt = string.match(group, '^~(.*)$')
+    if prompt then return 'prompts', prompt .. id end
+    return group, id
+end
 local function drop(id)
     local record = redis.call('HGET', records, id)
     local size, groups = string.match(record or '', '^(%d+) ?(.*)$')
@@ -27,11 +36,16 @@ local function drop(id)
     redis.call('ZREM', index, id)
     redis.call('ZREM', ends, id)
     for group in string.gmatch(groups or '', '%S+') do
-        redis.call('ZREM', book .. group, id)
-        if redis.call('HINCRBY', records, group, -1) <= 0 then
-            redis.call('HDEL', records, group)
+        local set, member = seat(group, id)
+        redis.call('ZREM', book .. set, member)
+        if redis.call('HINCRBY', records, set, -1) <= 0 then
+            redis.call('HDEL', records, set)
         end
     end
+end
+local function forget(id)
+    drop(id)
+    redis.call('ZREM', book .. 'hits', id)
 end
 """
 
@@ -66,13 +80,14 @@ for at = 4, #ARGV, 5 do
     redis.call('HINCRBY', records, 'entries', 1)
     if ending ~= '' then redis.call('ZADD', ends, ending, id) end
     for group in string.gmatch(groups, '%S+') do
-        redis.call('ZADD', book .. group, place, id)
-        redis.call('HINCRBY', records, group, 1)
+        local set, member = seat(group, id)
+        redis.call('ZADD', book .. set, set == group and place or 0, member)
+        redis.call('HINCRBY', records, set, 1)
     end
     places[#places + 1] = place
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
-    drop(id)
+    forget(id)
 end
 return places
 """
@@ -88,11 +103,25 @@ local latest = time[1] * 1000000 + time[2] - ARGV[2]
 for at = 3, #ARGV, 2 do
     local id, place = ARGV[at], tonumber(ARGV[at + 1])
     if place <= latest and place == tonumber(redis.call('ZSCORE', index, id) or 0) then
-        drop(id)
+        forget(id)
     end
 end
 """
 )
+
+# ARGV: id and number of each. What the index does not name is gone: it would keep them for ever.
+ADD_HITS = """
+for at = 1, #ARGV, 2 do
+    if redis.call('ZSCORE', KEYS[1], ARGV[at]) then
+        redis.call('ZINCRBY', KEYS[2], ARGV[at + 1], ARGV[at])
+    end
+end
+"""
+
+# ARGV: name and amount of each.
+ADD_COUNTS = """
+for at = 1, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[at], ARGV[at + 1]) end
+"""
 
 # The log is one key, so that it is lost as a whole or not at all. The row of number 0 is the name
 # of the store.

@@ -104,8 +104,8 @@ async def _send(connection: Any, packed: Any) -> None:
     try:
         await connection.send_packed_command(packed)
     except exceptions.ConnectionError:
-        # It was reset while nobody used it, which is seen only now. All that we send may arrive
-        # twice without harm.
+        # It was reset while nobody used it, which is seen only now. What we send may arrive twice
+        # without harm, or is one script, which is carried out only when all of it has arrived.
         await connection.connect()
         await connection.send_packed_command(packed)
 

@@ -11,8 +11,9 @@ from threading import Lock
 from typing import Any
 
 from cache_backends.base import CacheError, Entry
+from cache_backends.redis_choice import BATCH_ROWS, Choice, Row, number
 from cache_backends.redis_connection import Connections
-from cache_backends.redis_index import BATCH_ROWS, Index, Row, number
+from cache_backends.redis_index import Index
 from cache_backends.redis_rows import Names, is_id
 from cache_backends.redis_server import Scan
 from cache_backends.shared import Filter
@@ -24,12 +25,15 @@ SWEEP_EVERY = 100
 class Upkeep:
     """Compares the index with the entries, a part at a time, and goes on where it ended."""
 
-    def __init__(self, index: Index, connections: Connections, names: Names) -> None:
+    def __init__(
+        self, index: Index, choice: Choice, connections: Connections, names: Names
+    ) -> None:
         self._index = index
+        self._choice = choice
         self._connections = connections
         self._names = names
         self._stored = 0
-        self._cursors = (0, 0)
+        self._cursors = (0, 0, 0)
         self._scan = Scan()
         # The life of the index in which the scan began, if nothing went wrong since.
         self._life: str | None = None
@@ -107,12 +111,13 @@ class Upkeep:
 
     async def _sweep(self) -> None:
         names = self._names
-        placed, recorded = self._cursors
+        placed, recorded, hit = self._cursors
         known = await self._connections.run(
             ("ZSCAN", names.index, placed, "COUNT", BATCH_ROWS),
             ("HSCAN", names.records, recorded, "COUNT", BATCH_ROWS),
+            ("ZSCAN", names.hits, hit, "COUNT", BATCH_ROWS),
         )
-        self._cursors = (int(known[0][0]), int(known[1][0]))
+        self._cursors = (int(known[0][0]), int(known[1][0]), int(known[2][0]))
         named = {each.decode(errors="replace") for _, pairs in known for each in pairs[::2]}
         await self._drop_gone(list(filter(is_id, named)))
         await self._sweep_keys()
@@ -137,7 +142,7 @@ class Upkeep:
         keys = map(self._names.entry, ids)
         there = await self._connections.run(*(("EXISTS", key) for key in keys))
         gone = [each for each, found in zip(ids, there, strict=True) if not found]
-        await self._index.drop_gone(await self._index.named(gone))
+        await self._index.drop_gone(await self._choice.named(gone))
 
     async def _note_unknown(self, ids: Sequence[str]) -> None:
         """What the index lost, or never learnt of as its writer died, becomes known again."""
@@ -164,17 +169,18 @@ class Upkeep:
 
     async def _outside_of_groups(self, records: Mapping[str, bytes | None]) -> set[str]:
         """Which of these are missing in a group that their record names?"""
-        members: dict[str, list[str]] = {}
+        seats: dict[str, dict[str, str]] = {}
         for each, record in records.items():
             for group in (record or b"").decode(errors="replace").split()[1:]:
-                members.setdefault(self._names.group(group), []).append(each)
+                key, member = self._names.seat(group, each)
+                seats.setdefault(key, {})[member] = each
         places = await self._connections.run(
-            *(("ZMSCORE", group, *some) for group, some in members.items())
+            *(("ZMSCORE", key, *members) for key, members in seats.items())
         )
         return {
             each
-            for some, found in zip(members.values(), places, strict=True)
-            for each, place in zip(some, found, strict=True)
+            for members, found in zip(seats.values(), places, strict=True)
+            for each, place in zip(members.values(), found, strict=True)
             if place is None
         }
 

@@ -13,11 +13,18 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
-from cache_backends import CacheError, Generation, redis_index, redis_upkeep
+from cache_backends import (
+    CacheError,
+    Generation,
+    redis_choice,
+    redis_index,
+    redis_listing,
+    redis_upkeep,
+)
 from cache_backends.redis import RedisCache
 from cache_backends.redis_rows import Names
 from cache_backends.redis_scripts import DROP
-from cache_backends.shared import EVERYTHING, Filter
+from cache_backends.shared import EVERYTHING, Filter, Narrowing
 from tests.cache_backends.conformance import entry_of
 from tests.cache_backends.shared_conformance import listing, store
 from tests.fakes.clock import FakeClock
@@ -209,7 +216,7 @@ async def test_what_of_the_index_was_lost_is_made_again(
     held = await cache.totals()
     book = f"{fresh_name}{{{fresh_name}}}:"
     raw.delete(*raw.scan_iter(f"{book}{lost or '*'}", count=10_000))
-    for _ in range(2 * raw.dbsize() // redis_index.BATCH_ROWS + 2):
+    for _ in range(2 * raw.dbsize() // redis_choice.BATCH_ROWS + 2):
         await cache.totals()
     assert await listing(cache) == before
     assert len(await listing(cache, Filter(tag="odd"))) == 15
@@ -353,8 +360,8 @@ async def test_a_page_looks_at_so_many_entries_only(
     cache: RedisCache, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be empty then, and leads on all the same."""
-    monkeypatch.setattr(redis_index, "BATCH_ROWS", 7)
-    monkeypatch.setattr(redis_index, "PAGE_LOOKS", 20)
+    monkeypatch.setattr(redis_choice, "BATCH_ROWS", 7)
+    monkeypatch.setattr(redis_listing, "PAGE_LOOKS", 20)
     await store(cache, clock, [{"about": {"provider": "a" if n < 2 else "b"}} for n in range(60)])
     page = await cache.page(Filter(provider="a"))
     assert page.entries == []
@@ -410,6 +417,13 @@ async def use_everything(cache: RedisCache, clock: FakeClock) -> None:
     await cache.fact("name", "value")
     await cache.page(Filter(model="m", tag="eval"))
     await cache.page(Filter(ids=(entries[0].key.id,)))
+    await cache.page(Filter(prompt_digest="none"), narrowed=Narrowing(min_hits=1))
+    await cache.by_ids([entries[0].key.id])
+    await cache.add_hits({entries[0].key.id: 1})
+    await cache.add_counts("group", {"name": 0.5})
+    await cache.counts("group")
+    await cache.forget_counts("group")
+    await cache.set_fact("name", "another")
     await cache.delete(entries[0].key.id)
     await cache.announce(EVERYTHING)
     await cache.forget(await cache.announce(EVERYTHING))
