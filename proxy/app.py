@@ -32,6 +32,7 @@ from proxy.flights import Flights
 from proxy.journal import Journal, as_json, for_people
 from proxy.metrics import Metrics
 from proxy.models import Event, KeepRules, Levelling
+from proxy.modes import Switch
 from proxy.policy import Policy, Rule
 from proxy.providers import build_providers
 from proxy.replies import Replies
@@ -85,11 +86,13 @@ def create_app(
         max_all_backlogs=settings.server.max_backlog,
     )
     policy, access = build_policy(settings), build_access(settings)
+    switch = Switch(store, settings.cache.mode)
     fetcher = Fetcher(
         store=store,
         upstream=upstream,
         policy=policy,
         access=access,
+        switch=switch,
         turns=build_turns(settings, store, cache),
         max_misses=settings.server.max_misses,
         clock=clock,
@@ -102,6 +105,7 @@ def create_app(
         upstream=upstream,
         access=access,
         replies=Replies(listener, tier=_tier(settings.cache.url), clock=clock),
+        switch=switch,
         scope=settings.cache.scope,
         keyed_headers=build_keyed_headers(settings),
         patience_s=settings.upstream.flight_patience_s,
@@ -123,6 +127,7 @@ def create_app(
         engine=engine,
         store=store,
         flights=flights,
+        switch=switch,
         health=health,
         metrics=metrics,
         journal=journal,

@@ -13,6 +13,7 @@ from proxy.engine import Engine
 from proxy.flights import Flights
 from proxy.journal import Journal, summary
 from proxy.metrics import Metrics
+from proxy.modes import READ_S, Switch
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import OPS_PATHS, Health
 from proxy.store import Store
@@ -39,6 +40,7 @@ class Application:
         engine: Engine,
         store: Store,
         flights: Flights,
+        switch: Switch,
         health: Health,
         metrics: Metrics,
         journal: Journal,
@@ -49,12 +51,14 @@ class Application:
         self.engine = engine
         self.store = store
         self.flights = flights
+        self.switch = switch
         self.health = health
         self.metrics = metrics
         self.journal = journal
         self._ops_paths: frozenset[str] = frozenset() if ops_apart else OPS_PATHS
         self._opening: asyncio.Task[None] | None = None
         self._keeping_up: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._ops_paths:
@@ -82,6 +86,7 @@ class Application:
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
             self._keeping_up = asyncio.create_task(self._keep_up())
+            self._following = asyncio.create_task(self._follow_mode())
         await asyncio.wait({self._opening}, timeout=OPEN_S)
         self.health.started = True
 
@@ -90,6 +95,12 @@ class Application:
         while self.store.scope_secret is None:
             await asyncio.sleep(REOPEN_S)
             await self.store.start()
+        await self.switch.read()
+
+    async def _follow_mode(self) -> None:
+        while True:
+            await asyncio.sleep(READ_S)
+            await self.switch.read()
 
     async def _keep_up(self) -> None:
         agree_at = time.monotonic() + AGREE_S
@@ -105,7 +116,7 @@ class Application:
     async def aclose(self) -> None:
         """Let go of everything; what is being saved is saved first."""
         self.health.draining = True
-        for task in (self._opening, self._keeping_up):
+        for task in (self._opening, self._keeping_up, self._following):
             if task is not None:
                 task.cancel()
         await self.engine.aclose()

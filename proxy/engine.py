@@ -17,11 +17,23 @@ from cache_backends.base import Entry
 from proxy import keys
 from proxy.access import Access
 from proxy.dialects.base import Dialect
-from proxy.errors import NotCached, UpstreamFailure
+from proxy.errors import NotCached, Offline, UpstreamFailure
 from proxy.fetch import Fetcher
 from proxy.flights import GIVEN_UP, Flight, Flights, Listener
 from proxy.inquiry import Inquiry
-from proxy.models import Answers, Ask, Call, Freshness, Outcome, Passing, Reply, Scope, Verdict
+from proxy.models import (
+    Answers,
+    Ask,
+    Call,
+    Freshness,
+    Mode,
+    Outcome,
+    Passing,
+    Reply,
+    Scope,
+    Verdict,
+)
+from proxy.modes import Switch
 from proxy.policy import Policy
 from proxy.replies import Replies
 from proxy.store import Store
@@ -29,6 +41,8 @@ from proxy.upstream import Upstream
 
 # Above this the strict parse of a body, where it is needed, is done off the loop.
 STRICT_PARSE_AT_ONCE_BYTES = 16 * 2**10
+
+_OFFLINE = "Offline mode, in which no provider is asked, and no answer is stored for this request"
 
 
 class Engine:
@@ -44,6 +58,7 @@ class Engine:
         upstream: Upstream,
         access: Access,
         replies: Replies,
+        switch: Switch,
         scope: Scope = Scope.CREDENTIAL,
         keyed_headers: frozenset[bytes] = keys.KEYED_HEADERS,
         patience_s: float = 60.0,
@@ -55,16 +70,22 @@ class Engine:
         self._upstream = upstream
         self._access = access
         self._replies = replies
+        self._switch = switch
         self._scope = scope
         self._keyed_headers = keyed_headers
         self._patience_s = patience_s
 
+    @property
+    def mode(self) -> Mode:
+        """The mode in which inquiries are judged now."""
+        return self._switch.mode
+
     def inquire(self, call: Call, dialect: Dialect) -> Inquiry:
         """Read, judge and key a call; raises what is wrong with it."""
         ask = dialect.read(call)
-        secret = self._store.scope_secret
+        secret, mode = self._store.scope_secret, self._switch.mode
         partition = keys.partition(self._scope, call, secret or b"")
-        verdict = self._policy.judge(call, ask, partition)
+        verdict = self._policy.judge(call, ask, partition, mode)
         if secret is None:
             verdict = _past_the_cache(verdict, "the cache is not available")
         unproven = not keys.is_plain(ask.raw, ask.body)
@@ -75,7 +96,7 @@ class Engine:
         if not verdict.may_write:
             ask = _as_it_came(ask)
         question = keys.question(call, ask, verdict, self._keyed_headers)
-        return Inquiry(call, dialect, ask, verdict, question, unproven=unproven)
+        return Inquiry(call, dialect, ask, verdict, question, mode=mode, unproven=unproven)
 
     def at_hand(self, inquiry: Inquiry) -> Reply | None:
         """The reply, if the answer is in memory."""
@@ -96,7 +117,7 @@ class Engine:
         """The reply, from the cache or the provider; raises what went wrong instead."""
         if inquiry.unproven:
             inquiry = await self._strictly_parsed(inquiry)
-        if inquiry.verdict.only_if_cached:
+        if inquiry.verdict.only_if_cached or inquiry.mode is Mode.OFFLINE:
             return await self._cached_only(inquiry)
         key = self._flight_key(inquiry)
         flight, joined = self._board(inquiry, key)
@@ -112,6 +133,8 @@ class Engine:
 
     async def pass_on(self, passing: Passing) -> Reply:
         """Hand a request to the provider and its answer back, both as they come."""
+        if self._switch.mode is Mode.OFFLINE:
+            raise Offline(f"{_OFFLINE}: {passing.reason}.")
         headers = self._access.dress(passing.headers, passing.provider)
         arrival = await self._upstream.send(
             passing.method, passing.url, headers, passing.body, decode=False
@@ -131,6 +154,8 @@ class Engine:
         found = await self._store.find(inquiry.question.keys)
         known = self._fetcher.usable(inquiry, found)
         if not inquiry.verdict.may_read or not _serves(known):
+            if inquiry.mode is Mode.OFFLINE:
+                raise Offline(f"{_OFFLINE}.")
             raise NotCached("No answer is stored for this request, and only-if-cached was asked.")
         entries = [entry for entry in found if entry is not None]
         lookup_s = time.perf_counter() - began

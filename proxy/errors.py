@@ -17,7 +17,8 @@
     |  `- UpstreamTimeout 504     the provider did not answer in time
     |- Overloaded 503             too many misses in flight, or draining
     |- CacheOutOfReach 503        the cache cannot do now what it is asked
-    `- NotCached 504              only-if-cached and nothing stored
+    |- NotCached 504              only-if-cached and nothing stored
+    `- Offline 424               offline mode and nothing stored
 
 `ConfigError` stands apart: it ends the program before anything is served.
 """
@@ -124,6 +125,12 @@ class CacheOutOfReach(ProxyError):
 class NotCached(ProxyError):
     status = 504
     code = "not_cached"
+
+
+class Offline(ProxyError):
+    # What the answer depends on is not asked: RFC 4918, section 11.4. SDKs do not retry it.
+    status = 424
+    code = "offline"
 
 
 class ConfigError(Exception):

@@ -10,10 +10,11 @@ from dataclasses import replace
 from cache_backends.base import Entry
 from proxy.access import Access
 from proxy.dialects.base import Recorder
-from proxy.errors import Overloaded, UpstreamFailure
+from proxy.errors import Offline, Overloaded, UpstreamFailure
 from proxy.flights import Flight
 from proxy.inquiry import Inquiry
-from proxy.models import AnswerFacts, Answers, Freshness, Head, Verdict
+from proxy.models import AnswerFacts, Answers, Freshness, Head, Mode, Verdict
+from proxy.modes import Switch
 from proxy.passage import COMMIT_WAIT_S, Passage
 from proxy.policy import Policy
 from proxy.store import Store
@@ -28,6 +29,9 @@ SAVE_AGE_S = 60.0
 # 429 is ours: whoever is rate-limited is glad of a known answer.
 FAILED_FOR_NOW = frozenset({429, 500, 502, 503, 504})
 
+# Modes that may have begun while the answer was fetched.
+_NOTHING_IS_WRITTEN = frozenset({Mode.BYPASS, Mode.READ_ONLY})
+
 _ALONE = Alone()
 
 
@@ -41,6 +45,7 @@ class Fetcher:
         upstream: Upstream,
         policy: Policy,
         access: Access,
+        switch: Switch,
         turns: Alone | None = None,
         max_misses: int = 1000,
         clock: Callable[[], float] = time.time,
@@ -49,6 +54,7 @@ class Fetcher:
         self._upstream = upstream
         self._policy = policy
         self._access = access
+        self._switch = switch
         self._turns = turns or _ALONE
         self._max_misses = max_misses
         self._misses = 0
@@ -179,6 +185,8 @@ class Fetcher:
         found: list[Entry | None],
         known: list[Freshness],
     ) -> Arrival:
+        if self._switch.mode is Mode.OFFLINE:
+            raise Offline("Offline mode began before the provider was asked.")
         call, ask = inquiry.call, inquiry.ask
         missing = [i for i, freshness in enumerate(known) if freshness is not Freshness.FRESH]
         partly = len(missing) < len(found)
@@ -300,6 +308,8 @@ class Fetcher:
         verdict = inquiry.verdict
         if not verdict.may_write:
             return verdict.reason or "not to be stored"
+        if self._switch.mode in _NOTHING_IS_WRITTEN:
+            return f"{self._switch.mode} mode"
         if facts is None:
             return "not a whole answer, or not to be told again"
         return self._policy.keep(verdict, facts, size)

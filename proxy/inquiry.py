@@ -9,7 +9,7 @@ from typing import Any
 
 from cache_backends.base import Entry, Key, digest
 from proxy.dialects.base import Dialect
-from proxy.models import AnswerFacts, Ask, Call, Question, Verdict
+from proxy.models import AnswerFacts, Ask, Call, Mode, Question, Verdict
 
 
 @dataclass(slots=True)
@@ -58,6 +58,7 @@ class Inquiry:
     verdict: Verdict
     question: Question
     rendering: Rendering = field(default_factory=Rendering, compare=False, repr=False)
+    mode: Mode = Mode.NORMAL  # in which it was judged
     # A large body, of which is not known yet whether two parsers read it alike.
     unproven: bool = False
 

@@ -134,6 +134,8 @@ class Mode(StrEnum):
     BYPASS = "bypass"  # neither read nor written
     READ_ONLY = "read-only"  # read, not written
 
+    __hash__ = str.__hash__  # as that of Outcome
+
 
 class Levelling(NamedTuple):
     """A regular expression and what replaces its matches in a text before the key is made."""
@@ -165,7 +167,8 @@ class Verdict:
     scope: str = ""  # the partition: a keyed hash of a credential, a client's name, or "shared"
     namespace: str = ""
     sample: int = 0
-    run: str = ""  # counts its equal requests: each is the next sample, and shared with nobody
+    run: str = ""  # what the caller calls the run that this belongs to
+    counted: bool = False  # the sample is the next of the run: shared with nobody
     ttl: float | None = None  # None: entries do not expire
     max_age: float | None = None
     min_fresh: float | None = None
@@ -282,13 +285,17 @@ class Event:
     output_tokens: int | None = None
     seconds: float = 0.0
     upstream_seconds: float = 0.0
-    saved_seconds: float = 0.0  # what the provider took when the answer was made
+    made_seconds: float = 0.0  # what the provider took when the answer was made
     usd: float | None = None  # what the provider takes for such an answer, if its price is known
+    saved_tokens: int = 0
+    saved_seconds: float = 0.0
+    saved_usd: float = 0.0
     age: float | None = None  # of what was stored
     tier: str = ""  # where it was found: "memory", or the backend's name
     request_bytes: int = 0
     answer_bytes: int = 0
     entry_id: str = ""
+    trace_id: str = ""  # of the caller's traceparent
     cut: bool = False  # the caller did not get the whole answer
 
 

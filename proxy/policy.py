@@ -8,7 +8,9 @@ caller may ask (Control):
 - `ttl`, up to `max_ttl`; where none is configured, up to the operator's ttl; else freely.
 - which stored answers will do (`max-age`, `min-fresh`, `max-stale`, `stale-if-error`). An expired
   entry is gone when the operator's retention ends, whatever is asked.
-- `namespace`, `sample`, `tags`: they lead to other entries of the same partition.
+- `namespace`, `sample`, `run`, `tags`: they lead to other entries of the same partition.
+
+Above all stands the mode: no rule and no wish loosens it.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from proxy.models import (
     Freshness,
     KeepRules,
     Levelling,
+    Mode,
     Scope,
     Verdict,
 )
@@ -103,7 +106,7 @@ class Policy:
             for number, rule in enumerate(rules, 1)
         ]
 
-    def judge(self, call: Call, ask: Ask, partition: str) -> Verdict:
+    def judge(self, call: Call, ask: Ask, partition: str, mode: Mode = Mode.NORMAL) -> Verdict:
         """Say what may be done for one Ask; `partition` is who shares its entries."""
         verdict = self._usual
         for rule in self._rules:
@@ -111,14 +114,16 @@ class Policy:
                 verdict = rule.verdict
                 break
         control = call.control if self._honour_client_control else _NOTHING_ASKED
+        if mode is Mode.OFFLINE and control.no_cache:
+            control = replace(control, no_cache=False)  # as below
         verdict = _heed(verdict, control, partition, self._max_ttl)
         if ask.bounds is not UNBOUNDED:
             # With a key of the operator's there is one account, whoever asks.
             shared = self.scope is Scope.SHARED and call.provider.api_key is None
             verdict = _heed_bounds(verdict, ask.bounds, shared)
-        if verdict.keep.max_temperature is None or not ask.sampled:
-            return verdict
-        return _heed_temperature(verdict, ask, verdict.keep.max_temperature)
+        if verdict.keep.max_temperature is not None and ask.sampled:
+            verdict = _heed_temperature(verdict, ask, verdict.keep.max_temperature)
+        return verdict if mode is Mode.NORMAL else _heed_mode(verdict, mode)
 
     def freshness(self, verdict: Verdict, entry: Entry, now: float) -> Freshness:
         """Say how an entry may be used (RFC 9111 5.2.1, RFC 5861 4), given that it may be read."""
@@ -176,6 +181,8 @@ def _heed(verdict: Verdict, control: Control, partition: str, max_ttl: float | N
         scope=partition,
         namespace=verdict.namespace if namespace is None else namespace,
         sample=control.sample or 0,
+        run=control.run or "",
+        counted=control.run is not None and control.sample is None,
         ttl=_bounded_ttl(control.ttl, verdict.ttl, max_ttl),
         max_age=control.max_age,
         min_fresh=control.min_fresh,
@@ -222,6 +229,26 @@ def _heed_temperature(verdict: Verdict, ask: Ask, highest: float) -> Verdict:
     # Reasons are counted: they must not be as many as there are numbers.
     reason = f"temperature above {highest:g}" if verdict.may_write else verdict.reason
     return replace(verdict, may_read=False, may_write=False, reason=reason)
+
+
+@lru_cache(maxsize=4096)
+def _heed_mode(verdict: Verdict, mode: Mode) -> Verdict:
+    reason = f"{mode} mode"
+    if mode is Mode.REFRESH:
+        return replace(verdict, may_read=False, reason=verdict.reason or reason)
+    if mode is Mode.OFFLINE:
+        # What is stored does, however old: nothing newer is to be had.
+        return replace(
+            verdict,
+            may_write=False,
+            reason=verdict.reason or reason,
+            max_age=None,
+            min_fresh=None,
+            max_stale=math.inf,
+        )
+    may_read = verdict.may_read and mode is Mode.READ_ONLY
+    reason = reason if verdict.may_write else verdict.reason
+    return replace(verdict, may_read=may_read, may_write=False, reason=reason)
 
 
 class _ReadyRule:

@@ -12,10 +12,18 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeGuard, TypeVar
 
-from cache_backends.base import CacheError, Entry, EntryCache, Key, NullCache, Totals
+from cache_backends.base import (
+    CacheError,
+    Entry,
+    EntryCache,
+    Key,
+    NullCache,
+    Totals,
+    Unsupported,
+)
 from cache_backends.codec import CodecError
 from cache_backends.plain import PlainCache
-from cache_backends.shared import SharedCache
+from cache_backends.shared import ListedCache, SharedCache
 from cache_backends.tiered import TieredCache
 
 log = logging.getLogger("proxy.store")
@@ -101,7 +109,7 @@ class Store:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cache = cache
-        self._lookup_timeout_s = lookup_timeout_s
+        self.lookup_timeout_s = lookup_timeout_s
         self._save_timeout_s = save_timeout_s
         # A full disk can still be read: each way has its own.
         self._reading, self._writing = Breaker(clock), Breaker(clock)
@@ -156,7 +164,7 @@ class Store:
         fact = await self._guarded(
             lambda: self._cache.fact("scope_secret", known),
             Breaker(),
-            self._lookup_timeout_s,
+            self.lookup_timeout_s,
             "reading of the secret",
         )
         if isinstance(fact, str):
@@ -203,7 +211,7 @@ class Store:
             await self._guarded(
                 self._cache.keep_up,
                 self._reading,
-                self._lookup_timeout_s,
+                self.lookup_timeout_s,
                 "reading of purges",
                 proves=False,
             )
@@ -214,7 +222,7 @@ class Store:
             await self._guarded(
                 lambda: self._cache.get_many([NOBODYS]),
                 self._reading,
-                self._lookup_timeout_s,
+                self.lookup_timeout_s,
                 "lookup",
             )
 
@@ -223,7 +231,7 @@ class Store:
         if self._reading.open:
             return [None] * len(keys)
         entries = await self._guarded(
-            lambda: self._cache.get_many(keys), self._reading, self._lookup_timeout_s, "lookup"
+            lambda: self._cache.get_many(keys), self._reading, self.lookup_timeout_s, "lookup"
         )
         if entries is None or len(entries) != len(keys):
             return [None] * len(keys)
@@ -274,7 +282,7 @@ class Store:
         return await self._guarded(
             lambda: cache.claim(name, holder, seconds),
             self._claiming,
-            self._lookup_timeout_s,
+            self.lookup_timeout_s,
             "claim",
         )
 
@@ -285,16 +293,50 @@ class Store:
             await self._guarded(
                 lambda: cache.release(name, holder),
                 self._claiming,
-                self._lookup_timeout_s,
+                self.lookup_timeout_s,
                 "release",
             )
+
+    async def fact(self, name: str, default: str) -> str | None:
+        """A fact that all who use the store share; `None` if it cannot be read now."""
+        if self._reading.open:
+            return None
+        # One that is slow says nothing of lookups.
+        return await self._guarded(
+            lambda: self._cache.fact(name, default),
+            Breaker(),
+            self.lookup_timeout_s,
+            f"reading of the {name}",
+        )
+
+    async def set_fact(self, name: str, value: str) -> bool | None:
+        """Change a fact: `False` if the store has no way to, `None` if nobody knows whether it is
+        changed."""
+        cache = self._cache
+        if not isinstance(cache, ListedCache):
+            return False
+
+        async def change() -> bool:
+            try:
+                await cache.set_fact(name, value)
+            except Unsupported:
+                return False
+            return True
+
+        timeout_s = self._save_timeout_s
+        return await self._guarded(change, Breaker(), timeout_s, f"change of the {name}")
+
+    @property
+    def one_process(self) -> bool:
+        """Is the cache in the memory of this process, for nobody else?"""
+        return self._cache.never_waits
 
     async def totals(self) -> Totals | None:
         """What is stored, or `None` if the backend cannot tell now."""
         if self._reading.open:
             return None
         # Some cannot count at all, which says nothing of their lookups.
-        return await self._guarded(self._cache.totals, Breaker(), self._lookup_timeout_s, "count")
+        return await self._guarded(self._cache.totals, Breaker(), self.lookup_timeout_s, "count")
 
     async def aclose(self) -> None:
         """Finish what is being saved, then close the backend."""

@@ -23,7 +23,7 @@ LADDER = (
     ("proxy.engine",),
     ("proxy.replies",),
     ("proxy.fetch",),
-    ("proxy.passage", "proxy.turns"),
+    ("proxy.passage", "proxy.turns", "proxy.modes"),
     ("proxy.store", "proxy.upstream", "proxy.flights", "proxy.policy", "proxy.journal"),
     ("proxy.aiohttp_transport", "proxy.inflate", "proxy.end_to_end", "proxy.metrics"),
     ("proxy.access", "proxy.memo"),

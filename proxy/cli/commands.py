@@ -72,6 +72,10 @@ def serve(
             "langchain:module:Class or module:Class.",
         ),
     ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="MODE", help="normal, offline, refresh, bypass or read-only."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
     log_level: Annotated[
         str | None,
@@ -82,7 +86,7 @@ def serve(
     given: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port, "workers": workers, "log_level": log_level},
         "upstream": {"base_url": upstream},
-        "cache": {"url": cache},
+        "cache": {"url": cache, "mode": mode},
     }
     with _told():
         _find_own_modules()

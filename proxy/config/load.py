@@ -30,6 +30,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "--port": ("server", "port"),
     "--upstream": ("upstream", "base_url"),
     "--cache": ("cache", "url"),
+    "--mode": ("cache", "mode"),
     "--workers": ("server", "workers"),
     "--log-level": ("server", "log_level"),
 }

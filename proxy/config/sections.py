@@ -38,7 +38,7 @@ from proxy.config.values import (
     VariableName,
     from_json,
 )
-from proxy.models import KeepRules, Scope
+from proxy.models import KeepRules, Mode, Scope
 
 
 def _default_cache_url() -> str:
@@ -140,6 +140,10 @@ class Cache(Section):
     cache, which must lend leases: sqlite, redis and postgresql do."""
     max_entry: Size = 64 * 2**20
     """Larger answers are not stored."""
+    mode: Mode | None = None
+    """What rules and requests cannot change: "normal", "offline" (nothing goes to a provider), "refresh"
+    (all is fetched anew), "bypass" (the cache is not used), "read-only". Unset: as it was set last,
+    for all who use the cache."""
     lookup_timeout_s: Patience = 0.25
     """A slower cache is a miss."""
     save_timeout_s: Patience = 5.0

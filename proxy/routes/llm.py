@@ -83,6 +83,9 @@ class LLMRoute:
         body = await exchange.caller.body_in_one_piece()
         request = bytes_of(scope, body) if body is not None else None
         known = self._memo.find(request, scope["headers"]) if request is not None else None
+        if request is not None and known is not None and known.mode is not self._engine.mode:
+            self._memo.forget(request)
+            known = None
         if request is not None and known is not None:
             await self._ask_again(exchange, request, known)
         else:
