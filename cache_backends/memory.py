@@ -160,6 +160,10 @@ class MemoryCache(ListedCache):
     async def delete(self, id: str) -> bool:
         return self.discard(id)
 
+    def hold(self, entry: Entry) -> None:
+        """Store without waiting what another cache has as well."""
+        self._put(entry)
+
     def discard(self, id: str) -> bool:
         """Remove the entry with this id; tell whether there was one."""
         with self._lock:

@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 from typing import Any
 
-from cache_backends.base import CacheError, Entry, EntryCache, Generation, Key, Totals
+from cache_backends.base import CacheError, Entry, Generation, Key, Totals
 from cache_backends.loops import LoopThread, SyncCalls
 from cache_backends.memory import MemoryCache
-from cache_backends.shared import EVERYTHING, Filter, Page, Purge, PurgeLog, SharedCache
+from cache_backends.shared import (
+    EVERYTHING,
+    WIDE,
+    Filter,
+    ManagedCache,
+    Narrowing,
+    Page,
+    Purge,
+    PurgeLog,
+    SharedCache,
+)
 from cache_backends.steady import steady
-from cache_backends.tiered_purges import KnownPurges
+from cache_backends.tiered_purges import KnownPurges, Mark
 
 # How long memory may be trusted after the log began to be read, unless the store says otherwise.
 LEASE_S = 1.0
@@ -34,7 +44,7 @@ CROWDED_LOG_KEPT_S = 60.0
 SHORTENED_ROWS = 100
 
 
-class TieredCache(SyncCalls, EntryCache):
+class TieredCache(SyncCalls, ManagedCache):
     """`memory` before `shared`: reads what memory does not hold, writes through.
 
     Memory is asked only while it may be trusted: for the lease (seconds, a fact of the store, the
@@ -96,27 +106,28 @@ class TieredCache(SyncCalls, EntryCache):
     async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
         if not self.trusted:
             self._read_soon()  # while the store is asked
-        forgotten = self._known.forgotten
+        before = self._known.mark()
         held = [self._fresh(key) for key in keys]
         found = await self._with_missing(keys, held)
         # What others may ask for meanwhile, and share, must not have been purged before they did.
         if not self.trusted:
             await self._catch_up()
-        if self._known.forgotten != forgotten or self._has_lost(held):
-            return await self.get_many(keys)  # rows are gone that may have covered some of it
-        for entry, before in zip(found, held, strict=True):
-            if before is None:
-                await self._remember(entry)
+        if self._has_lost(held) or any(self._known.tells_more_of(key.id, before) for key in keys):
+            return await self.get_many(keys)  # some of it may be older than what is known
+        for entry, had in zip(found, held, strict=True):
+            if had is None:
+                self._remember(entry, before)
         return [None if entry is None or self._purged(entry) else entry for entry in found]
 
     async def put_many(self, entries: Sequence[Entry]) -> None:
         if not self.trusted:
             await self._catch_up()
+        before = self._known.mark()
         kept = [entry for entry in entries if not self.covered(entry)]
         if kept:
             await self._shared.put_many(kept)
         for entry in kept:
-            await self._remember(entry)
+            self._remember(entry, before)
 
     async def replace_many(self, entries: Sequence[Entry]) -> None:
         # What others hold goes as by a purge, of all that was stored before these.
@@ -130,21 +141,40 @@ class TieredCache(SyncCalls, EntryCache):
             return entry.seen < self._known.forgotten or self._known.covers(entry)
 
     async def purge(self, filter: Filter) -> int:
-        """Remove what the filter covers, here and everywhere; tell how many there were.
-
-        Complete when it returns: no process answers from one of them after that, nor stores one
-        whose making began before. `CacheError` if the store cannot be reached.
-        """
         number = await self._shared.announce(filter)
         announced_at = self._monotonic()
         await self._read()
         removed = await self._shared.remove(filter, before=number)
-        known_at = announced_at + self._lease_s + EARLY_S
-        await asyncio.sleep(max(0.0, known_at - self._monotonic()))
-        # Now all know of it; what those who did not have stored meanwhile is of no use to anybody.
+        await self._until_all_know(announced_at)
+        # What those who did not know of it have stored meanwhile is of no use to anybody.
         await self._shared.remove(filter, before=number)
         self._read_soon()
         return removed
+
+    async def amend(self, entries: Sequence[Entry]) -> None:
+        """Put entries in the place of those with their ids, everywhere; one is there all the time.
+
+        Each was read here, and changed: what was purged since is not put back. Complete when it
+        returns: nobody answers from the old ones after that, nor stores over the new ones what he
+        began to fetch before. `CacheError` if the store cannot be reached.
+        """
+        if not entries:
+            return
+        # All drop from memory what is named. What is being fetched is stored later than these were,
+        # and so purged; the old ones are not, or they would be missed until the new ones are there.
+        last = max(entry.stored_at for entry in entries)
+        fetched = Filter(ids=tuple(entry.key.id for entry in entries), stored_after=last)
+        number = await self._shared.announce(fetched)
+        await self._read()
+        kept = [replace(entry, seen=number) for entry in await self._not_purged(entries)]
+        await self._shared.put_many(kept)
+        # Now that they are there, once more for those who have read an old one since the first.
+        await self._shared.announce(fetched)
+        announced_at = self._monotonic()
+        await self._read()
+        await self._until_all_know(announced_at)
+        await self._put_back(kept)
+        self._read_soon()
 
     async def delete(self, id: str) -> bool:
         return await self.purge(Filter(ids=(id,))) > 0
@@ -152,8 +182,21 @@ class TieredCache(SyncCalls, EntryCache):
     async def aclear(self, **kwargs: Any) -> None:  # noqa: ARG002 - accepted, as LangChain's does
         await self.purge(EVERYTHING)
 
-    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
-        return await self._shared.page(filter, cursor=cursor, limit=limit)
+    async def page(
+        self,
+        filter: Filter,
+        *,
+        narrowed: Narrowing = WIDE,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        return await self._shared.page(filter, narrowed=narrowed, cursor=cursor, limit=limit)
+
+    async def by_ids(self, ids: Sequence[str]) -> list[Entry | None]:
+        if not self.trusted:
+            await self._catch_up()
+        found = await self._shared.by_ids(ids)
+        return [None if entry is None or self._purged(entry) else entry for entry in found]
 
     async def claim(self, name: str, holder: str, seconds: float) -> bool:
         return await self._shared.claim(name, holder, seconds)
@@ -163,6 +206,21 @@ class TieredCache(SyncCalls, EntryCache):
 
     async def fact(self, name: str, default: str) -> str:
         return await self._shared.fact(name, default)
+
+    async def set_fact(self, name: str, value: str) -> None:
+        await self._shared.set_fact(name, value)
+
+    async def add_hits(self, hits: Mapping[str, int]) -> None:
+        await self._shared.add_hits(hits)
+
+    async def add_counts(self, group: str, amounts: Mapping[str, float]) -> None:
+        await self._shared.add_counts(group, amounts)
+
+    async def counts(self, group: str) -> dict[str, float]:
+        return await self._shared.counts(group)
+
+    async def forget_counts(self, group: str) -> None:
+        await self._shared.forget_counts(group)
 
     async def totals(self) -> Totals:
         return await self._shared.totals()
@@ -217,10 +275,43 @@ class TieredCache(SyncCalls, EntryCache):
         with self._lock:
             return self._known.covers(entry)
 
-    async def _remember(self, entry: Entry | None) -> None:
+    def _remember(self, entry: Entry | None, since: Mark) -> None:
+        """Keep in memory what was on its way since then, unless it was overtaken."""
+        if entry is None:
+            return
         with self._lock:
-            if entry is not None and not self._known.covers(entry):
-                await self._memory.put(entry)  # which never waits
+            known = self._known
+            if not known.covers(entry) and not known.tells_more_of(entry.key.id, since):
+                self._memory.hold(entry)
+
+    async def _until_all_know(self, announced_at: float) -> None:
+        """Wait until nobody trusts his memory who has not read what was announced then."""
+        known_at = announced_at + self._lease_s + EARLY_S
+        await asyncio.sleep(max(0.0, known_at - self._monotonic()))
+
+    async def _not_purged(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those whose place is not taken from them; changed, they say not what a purge covered."""
+        held = await self._held_now(entries)
+        return [
+            entry
+            for entry, old in zip(entries, held, strict=True)
+            if old is not None or not self._purged(entry)
+        ]
+
+    async def _put_back(self, entries: Sequence[Entry]) -> None:
+        """Store again what was stored over by those who did not know of it, as nobody finds that.
+
+        What came after it stays, and what a purge has covered meanwhile is gone.
+        """
+        held = await self._held_now(entries)
+        lost = [entry for entry, now in zip(entries, held, strict=True) if now is None]
+        if lost:
+            await self.put_many(lost)
+
+    async def _held_now(self, entries: Sequence[Entry]) -> list[Entry | None]:
+        """What the store has in their places, and no purge covers."""
+        found = await self._shared.get_many([entry.key for entry in entries])
+        return [None if entry is None or self._purged(entry) else entry for entry in found]
 
     async def _catch_up(self) -> None:
         """Have the log read. Of many who come at once one reads it, the others wait for that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice, takewhile
+from typing import NamedTuple
 
 from cache_backends.base import Entry
 from cache_backends.shared import Purge, PurgeLog
@@ -10,6 +11,13 @@ from cache_backends.shared import Purge, PurgeLog
 # How many rows are kept until they are old: about 6 MB. Of more, those go that are no longer young,
 # and what is fetched for longer than they were kept is not stored.
 MAX_ROWS = 10_000
+
+
+class Mark(NamedTuple):
+    """What was known at some time: see there."""
+
+    seen: int
+    forgotten: int
 
 
 class KnownPurges:
@@ -79,6 +87,19 @@ class KnownPurges:
             for purges in (self._named.get(entry.key.id, []), self._broad)
             for purge in takewhile(lambda each: each.number > entry.seen, reversed(purges))
         )
+
+    def mark(self) -> Mark:
+        return Mark(self.seen, self.forgotten)
+
+    def tells_more_of(self, id: str, since: Mark) -> bool:
+        """Did a row become known since then that names this id, or may one have?
+
+        What was on its way from the store may be older than that row, also where it covers it not.
+        """
+        if self.forgotten != since.forgotten:
+            return True
+        named = self._named.get(id) if self.seen != since.seen else None
+        return bool(named) and named[-1].number > since.seen
 
     def old(self, since: float, young: float, most: int) -> list[Purge]:
         """The first rows, if they are older, or too many and not `young`; never the last one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,9 @@ from cache_backends.base import CacheError, Entry, Generation, Key, Totals
 from cache_backends.codec import encode
 from cache_backends.shared import (
     PREVIEW_CHARS,
+    WIDE,
     Filter,
+    Narrowing,
     Page,
     Purge,
     PurgeLog,
@@ -33,11 +35,22 @@ class World:
     head: int = 0  # the number of the last purge
     facts: dict[str, str] = field(default_factory=dict)
     leases: dict[str, tuple[str, float]] = field(default_factory=dict)
+    hits: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def lose_everything(self) -> None:
         """As a server that was restarted without its disk."""
         self.name, self.head = "another", 0
-        for held in (self.entries, self.places, self.log, self.facts, self.leases):
+        kept = (
+            self.entries,
+            self.places,
+            self.log,
+            self.facts,
+            self.leases,
+            self.hits,
+            self.counts,
+        )
+        for held in kept:
             held.clear()
 
     def store(self, entry: Entry) -> None:
@@ -45,6 +58,10 @@ class World:
         self.stored += 1
         self.entries[entry.key.id] = entry
         self.places[entry.key.id] = self.stored
+
+    def drop(self, id: str) -> bool:
+        self.hits.pop(id, None)
+        return self.entries.pop(id, None) is not None
 
 
 class FakeSharedCache(SharedCache):
@@ -76,19 +93,34 @@ class FakeSharedCache(SharedCache):
 
     async def delete(self, id: str) -> bool:
         await self._called("delete")
-        return self.world.entries.pop(id, None) is not None
+        return self.world.drop(id)
 
-    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
+    async def page(
+        self,
+        filter: Filter,
+        *,
+        narrowed: Narrowing = WIDE,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
         await self._called("page")
         below = float("inf") if cursor is None else _place(cursor)
         covered = [
             (self.world.places[name], entry)
             for name, entry in self.world.entries.items()
-            if self.world.places[name] < below and self._current(entry) and filter.covers(entry)
+            if self.world.places[name] < below
+            and self._current(entry)
+            and filter.covers(entry)
+            and self._fits(narrowed, entry)
         ]
         covered.sort(key=lambda each: each[0], reverse=True)
         more = str(covered[limit - 1][0]) if len(covered) > limit else None
-        return Page([_summary(entry) for _, entry in covered[:limit]], more)
+        return Page([self._summary(entry) for _, entry in covered[:limit]], more)
+
+    async def by_ids(self, ids: Sequence[str]) -> list[Entry | None]:
+        found = [self._with_id(name) for name in ids]
+        await self._called("by_ids")
+        return found
 
     async def remove(self, filter: Filter, *, before: int) -> int:
         await self._called("remove")
@@ -98,7 +130,7 @@ class FakeSharedCache(SharedCache):
             if entry.seen < before and filter.covers(entry)
         ]
         for name in covered:
-            del self.world.entries[name]
+            self.world.drop(name)
         return len(covered)
 
     async def purges(self, after: int) -> PurgeLog:
@@ -135,6 +167,29 @@ class FakeSharedCache(SharedCache):
         await self._called("fact")
         return self.world.facts.setdefault(name, default)
 
+    async def set_fact(self, name: str, value: str) -> None:
+        await self._called("set_fact")
+        self.world.facts[name] = value
+
+    async def add_hits(self, hits: Mapping[str, int]) -> None:
+        await self._called("add_hits")
+        for name in hits.keys() & self.world.entries.keys():
+            self.world.hits[name] = self.world.hits.get(name, 0) + hits[name]
+
+    async def add_counts(self, group: str, amounts: Mapping[str, float]) -> None:
+        await self._called("add_counts")
+        counted = self.world.counts.setdefault(group, {})
+        for name, amount in amounts.items():
+            counted[name] = counted.get(name, 0) + amount
+
+    async def counts(self, group: str) -> dict[str, float]:
+        await self._called("counts")
+        return dict(self.world.counts.get(group, {}))
+
+    async def forget_counts(self, group: str) -> None:
+        await self._called("forget_counts")
+        self.world.counts.pop(group, None)
+
     async def totals(self) -> Totals:
         await self._called("totals")
         held = self.world.entries.values()
@@ -151,10 +206,30 @@ class FakeSharedCache(SharedCache):
 
     def clear(self, **kwargs: Any) -> None:
         self.world.entries.clear()
+        self.world.hits.clear()
 
     def _held(self, key: Key) -> Entry | None:
-        entry = self.world.entries.get(key.id)
-        return entry if entry is not None and entry.key == key and self._current(entry) else None
+        entry = self._with_id(key.id)
+        return entry if entry is not None and entry.key == key else None
+
+    def _with_id(self, id: str) -> Entry | None:
+        entry = self.world.entries.get(id)
+        return entry if entry is not None and self._current(entry) else None
+
+    def _fits(self, narrowed: Narrowing, entry: Entry) -> bool:
+        told = self._summary(entry)
+        ended = entry.expires_at is not None and entry.expires_at <= self._clock()
+        return (
+            (narrowed.text is None or _says(entry, narrowed.text.casefold()))
+            and (narrowed.min_hits is None or told.hits >= narrowed.min_hits)
+            and (narrowed.min_bytes is None or told.bytes >= narrowed.min_bytes)
+            and (narrowed.max_bytes is None or told.bytes <= narrowed.max_bytes)
+            and (narrowed.expired is None or narrowed.expired is ended)
+        )
+
+    def _summary(self, entry: Entry) -> Summary:
+        hits = self.world.hits.get(entry.key.id, 0)
+        return Summary.of(entry, _bytes(entry), entry.key.prompt[:PREVIEW_CHARS], hits)
 
     def _current(self, entry: Entry) -> bool:
         return entry.retained_until is None or entry.retained_until > self._clock()
@@ -171,5 +246,6 @@ def _bytes(entry: Entry) -> int:
     return strings + len(encode(entry.generations, entry.tags, entry.about))
 
 
-def _summary(entry: Entry) -> Summary:
-    return Summary.of(entry, _bytes(entry), entry.key.prompt[:PREVIEW_CHARS])
+def _says(entry: Entry, text: str) -> bool:
+    said = (entry.key.prompt, *(generation.text for generation in entry.generations))
+    return any(text in each.casefold() for each in said)
