@@ -110,8 +110,20 @@ class Engine:
         if not _serves(known):
             return None
         lookup_s = time.perf_counter() - began
-        outcome = _outcome(known)
-        return self._replies.hit(inquiry, found, outcome, lookup_s=lookup_s, detail="memory")
+        return self._hit(inquiry, found, known, lookup_s, "memory")
+
+    def _hit(
+        self,
+        inquiry: Inquiry,
+        found: Sequence[Entry],
+        known: list[Freshness],
+        lookup_s: float,
+        tier: str = "",
+    ) -> Reply:
+        outcome = Outcome.STALE if Freshness.STALE in known else Outcome.HIT
+        if outcome is Outcome.STALE and inquiry.mode is Mode.OFFLINE:
+            tier = "offline mode"  # why it is told all the same
+        return self._replies.hit(inquiry, found, outcome, lookup_s=lookup_s, detail=tier)
 
     async def answer(self, inquiry: Inquiry) -> Reply:
         """The reply, from the cache or the provider; raises what went wrong instead."""
@@ -155,11 +167,10 @@ class Engine:
         known = self._fetcher.usable(inquiry, found)
         if not inquiry.verdict.may_read or not _serves(known):
             if inquiry.mode is Mode.OFFLINE:
-                raise Offline(f"{_OFFLINE}.")
+                raise Offline(_offline(inquiry.verdict))
             raise NotCached("No answer is stored for this request, and only-if-cached was asked.")
         entries = [entry for entry in found if entry is not None]
-        lookup_s = time.perf_counter() - began
-        return self._replies.hit(inquiry, entries, _outcome(known), lookup_s=lookup_s)
+        return self._hit(inquiry, entries, known, time.perf_counter() - began)
 
     def _flight_key(self, inquiry: Inquiry) -> Hashable:
         """What must be equal to share one fetch; `None`: nobody may."""
@@ -318,5 +329,5 @@ def _serves(known: list[Freshness]) -> bool:
     return Freshness.UNUSABLE not in known and Freshness.IF_ERROR not in known
 
 
-def _outcome(known: list[Freshness]) -> Outcome:
-    return Outcome.STALE if Freshness.STALE in known else Outcome.HIT
+def _offline(verdict: Verdict) -> str:
+    return f"{_OFFLINE}." if verdict.may_read else f"{_OFFLINE}: {verdict.reason}."

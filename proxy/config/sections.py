@@ -141,9 +141,9 @@ class Cache(Section):
     max_entry: Size = 64 * 2**20
     """Larger answers are not stored."""
     mode: Mode | None = None
-    """What rules and requests cannot change: "normal", "offline" (nothing goes to a provider), "refresh"
-    (all is fetched anew), "bypass" (the cache is not used), "read-only". Unset: as it was set last,
-    for all who use the cache."""
+    """What rules and requests cannot change: "normal", "offline" (nothing goes to a provider),
+    "refresh" (all is fetched anew), "bypass" (the cache is not used) or "read-only". Unset: as it
+    was set last, for all who use the cache."""
     lookup_timeout_s: Patience = 0.25
     """A slower cache is a miss."""
     save_timeout_s: Patience = 5.0
@@ -232,6 +232,17 @@ class ProviderSettings(Section):
     """Whether stream_options.include_usage is tolerated. Unset: as known; true for your own."""
     local: bool | None = None
     """Runs on your own machine: work that nobody waits for is cancelled at once."""
+
+
+class PriceSettings(Section):
+    input: NonNegativeFloat
+    """What is read."""
+    output: NonNegativeFloat = 0.0
+    """What is written."""
+    cached_input: NonNegativeFloat | None = None
+    """What is read from the provider's own cache. Unset: as input."""
+    cache_write: NonNegativeFloat | None = None
+    """What is read and put into that cache. Unset: as input."""
 
 
 class Client(Section):

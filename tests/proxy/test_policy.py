@@ -21,6 +21,7 @@ from proxy.models import (
     Headers,
     KeepRules,
     Levelling,
+    Mode,
     Provider,
     Scope,
     Verdict,
@@ -445,3 +446,25 @@ def test_a_caller_cannot_make_an_entry_stay_longer() -> None:
     """stale-if-error in a request is for that request, not for what the store keeps."""
     policy = Policy(ttl=10)
     assert policy.expiry(judge(policy, Control(stale_if_error=999)), NOW) == (NOW + 10, NOW + 10)
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "may_read", "may_write", "reason"),
+    [
+        (Mode.OFFLINE, Control(no_cache=True), True, False, "offline mode"),
+        (Mode.OFFLINE, Control(no_store=True), False, False, "no-store"),
+        (Mode.REFRESH, Control(), False, True, "refresh mode"),
+        (Mode.REFRESH, Control(no_store=True), False, False, "no-store"),
+        (Mode.BYPASS, Control(no_cache=True), False, False, "bypass mode"),
+        (Mode.READ_ONLY, Control(), True, False, "read-only mode"),
+        (Mode.READ_ONLY, Control(no_cache=True), False, False, "read-only mode"),
+    ],
+)
+def test_a_mode_only_takes_away(
+    mode: Mode, asked: Control, may_read: bool, may_write: bool, reason: str
+) -> None:
+    """What rules and wishes refuse stays refused, and for the reason that they have."""
+    verdict = Policy().judge(make_call(asked), make_ask(), "shared", mode)
+    assert (verdict.may_read, verdict.may_write, verdict.reason) == (may_read, may_write, reason)
+    refused = Policy([Rule(cache=False)]).judge(make_call(), make_ask(), "shared", mode)
+    assert (refused.may_read, refused.may_write, refused.reason) == (False, False, "rule 1")
