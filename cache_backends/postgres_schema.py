@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from cache_backends.base import CacheError
-from cache_backends.postgres_session import Session, is_missing
+from cache_backends.postgres_session import Session, is_missing, is_refused
 
 # To see that all is there. A connection that died meanwhile must not keep its place in the pool.
 LOOK_S = 2.0
@@ -168,9 +168,17 @@ async def _take_the_steps(session: Session, steps: Sequence[str]) -> None:
         )
     if version == 0 and not await _is_there(session, session.schema, "to_regnamespace"):
         await session.run("CREATE SCHEMA {schema}")
-    for step in steps[version:]:
-        await session.run(step)
-    await session.fetch_once("UPDATE {schema}.store SET version = $1", len(steps))
+    try:
+        for step in steps[version:]:
+            await session.run(step)
+        await session.fetch_once("UPDATE {schema}.store SET version = $1", len(steps))
+    except Exception as exc:
+        if version == 0 or not is_refused(exc):
+            raise
+        raise CacheError(
+            f"schema {session.schema} has layout {version} and must be brought to {len(steps)}, "
+            f"which is refused ({exc}): let the user who made it open it once, for writing"
+        ) from exc
 
 
 async def _version(session: Session) -> int:

@@ -144,6 +144,11 @@ def is_missing(exc: Exception) -> bool:
     return isinstance(exc, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError)
 
 
+def is_refused(exc: Exception) -> bool:
+    """Is the user not let, or is nobody?"""
+    return isinstance(exc, asyncpg.InsufficientPrivilegeError | asyncpg.ReadOnlySQLTransactionError)
+
+
 def _told(exc: Exception) -> str:
     if isinstance(exc, CacheError):
         return str(exc)
