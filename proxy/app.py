@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import httpx
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from cache_backends import EntryCache, MemoryCache, SharedCache, TieredCache, open_cache
 from cache_backends.urls import LANGCHAIN
@@ -17,7 +18,7 @@ from proxy.access import Access
 from proxy.aiohttp_transport import AiohttpTransport
 from proxy.application import Application
 from proxy.config import Rule as RuleSettings
-from proxy.config import Settings, load_settings
+from proxy.config import Settings, is_loopback, load_settings
 from proxy.dialects.base import Dialect
 from proxy.dialects.chat import Chat
 from proxy.dialects.completions import Completions
@@ -30,17 +31,24 @@ from proxy.errors import ConfigError
 from proxy.fetch import Fetcher
 from proxy.flights import Flights
 from proxy.journal import Journal, as_json, for_people
+from proxy.local_token import TokenError, local_token
 from proxy.metrics import Metrics
 from proxy.models import Event, KeepRules, Levelling
 from proxy.modes import Switch
 from proxy.policy import Policy, Rule
+from proxy.prices import Price, Prices
 from proxy.providers import build_providers
 from proxy.replies import Replies
+from proxy.routes.admin import join_admin
+from proxy.routes.admin_gate import Gate
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import Health, ops_router
+from proxy.savings import settle
 from proxy.store import Store
 from proxy.turns import Alone, Turns
 from proxy.upstream import Limits, Upstream
+
+log = logging.getLogger("proxy.app")
 
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect
@@ -73,6 +81,7 @@ def create_app(
     metrics, journal = Metrics(), build_journal(settings)
 
     def listener(event: Event) -> None:
+        settle(event)
         metrics.record(event)
         journal.record(event)
 
@@ -94,6 +103,7 @@ def create_app(
         access=access,
         switch=switch,
         turns=build_turns(settings, store, cache),
+        prices=build_prices(settings),
         max_misses=settings.server.max_misses,
         clock=clock,
     )
@@ -123,7 +133,7 @@ def create_app(
     )
     return Application(
         llm=llm,
-        ops=build_ops(health),
+        ops=build_ops(health, build_gate(settings, access)),
         engine=engine,
         store=store,
         flights=flights,
@@ -178,6 +188,17 @@ def _rule(rule: RuleSettings) -> Rule:
         max_bytes=rule.max_entry,
         stale_if_error=rule.stale_if_error_s,
     )
+
+
+def build_prices(settings: Settings) -> Prices:
+    """What answers cost, as configured."""
+    own = {
+        pattern: Price(
+            each.input, each.output, cached_input=each.cached_input, kept_input=each.cache_write
+        )
+        for pattern, each in settings.prices.items()
+    }
+    return Prices(own)
 
 
 def build_keyed_headers(settings: Settings) -> frozenset[bytes]:
@@ -262,8 +283,28 @@ def build_journal(settings: Settings) -> Journal:
     return Journal(sys.stdout if settings.server.log_level in ("debug", "info") else None, render)
 
 
-def build_ops(health: Health) -> FastAPI:
+def build_gate(settings: Settings, access: Access) -> Gate:
+    """Who may enter the admin API."""
+    admin, here = settings.admin, is_loopback(settings.admin_host)
+    token = admin.token.get_secret_value() if admin.token else None
+    if token is None and here:
+        try:
+            token = local_token()
+        except TokenError as error:
+            log.warning("no admin API without admin.token: one cannot be kept: %s", error)
+    return Gate(
+        token=token,
+        read_token=admin.read_token.get_secret_value() if admin.read_token else None,
+        access=access,
+        hosts=(*settings.server.allowed_hosts, settings.admin_host) if here else None,
+    )
+
+
+def build_ops(health: Health, gate: Gate, routers: Iterable[APIRouter] = ()) -> FastAPI:
     """The routes beside the data path."""
-    app = FastAPI(title="llm-cache-proxy", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="llm-cache-proxy", version=__version__, openapi_url=None, redirect_slashes=False
+    )
     app.include_router(ops_router(health))
+    join_admin(app, gate, routers)
     return app

@@ -15,7 +15,7 @@ from proxy.journal import Journal, summary
 from proxy.metrics import Metrics
 from proxy.modes import READ_S, Switch
 from proxy.routes.llm import LLMRoute
-from proxy.routes.ops import OPS_PATHS, Health
+from proxy.routes.ops import ADMIN, OPS_PATHS, Health
 from proxy.store import Store
 
 # How long the start waits for the cache.
@@ -55,13 +55,13 @@ class Application:
         self.health = health
         self.metrics = metrics
         self.journal = journal
-        self._ops_paths: frozenset[str] = frozenset() if ops_apart else OPS_PATHS
+        self._ops_apart = ops_apart
         self._opening: asyncio.Task[None] | None = None
         self._keeping_up: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._ops_paths:
+        if scope["type"] == "http" and not self._is_for_ops(scope["path"]):
             if not self.health.started:  # a server without lifespan
                 await self.start()
             await self._llm(scope, receive, send)
@@ -71,6 +71,11 @@ class Application:
             await send({"type": "websocket.close", "code": 1003})
         else:
             await self.ops(scope, receive, send)
+
+    def _is_for_ops(self, path: str) -> bool:
+        if self._ops_apart:  # they have a listener of their own, and only that
+            return False
+        return path in OPS_PATHS or path.startswith(ADMIN)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

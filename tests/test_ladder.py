@@ -26,12 +26,14 @@ LADDER = (
     ("proxy.passage", "proxy.turns", "proxy.modes"),
     ("proxy.store", "proxy.upstream", "proxy.flights", "proxy.policy", "proxy.journal"),
     ("proxy.aiohttp_transport", "proxy.inflate", "proxy.end_to_end", "proxy.metrics"),
+    ("proxy.savings", "proxy.tracing"),
     ("proxy.access", "proxy.memo"),
     ("proxy.inquiry",),
     ("proxy.dialects",),
     ("proxy.keys", "proxy.sse", "proxy.providers", "proxy.control", "proxy.cache_status"),
-    ("proxy.environment",),
+    ("proxy.environment", "proxy.local_token"),
     ("proxy.config",),
+    ("proxy.prices",),
     ("proxy.provider_table",),
     ("proxy.models",),
     ("proxy.errors",),
@@ -41,7 +43,7 @@ LADDER = (
 # Within these packages the files do not know each other, but for what they share, and for parts
 # of their own: `sqlite_rows` is a part of `sqlite`.
 STRANGERS = {
-    "proxy.routes": ("", "caller"),
+    "proxy.routes": ("", "admin_gate", "caller"),
     "proxy.dialects": ("", "base", "checks", "facts", "pieces", "recorders", "relays", "usage"),
     "cache_backends": (
         "",
@@ -85,6 +87,8 @@ DOORS = {
         "proxy.demo",
     ),
     "aiohttp": ("proxy.aiohttp_transport",),
+    "genai_prices": ("proxy.prices",),
+    "prometheus_client": ("proxy.metrics", "proxy.server"),
     "typer": ("proxy.cli",),
     "apsw": (
         "cache_backends.sqlite",

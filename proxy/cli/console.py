@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy import __version__
-from proxy.config import Settings
+from proxy.config import Settings, is_loopback
 from proxy.environment import Environment
 from proxy.explain import Explanation
+from proxy.local_token import TokenError, local_token
 from proxy.providers import build_providers
 
 
@@ -32,7 +33,24 @@ def banner(settings: Settings, console: Console) -> None:
     anthropic = f"{settings.server.url}/anthropic"
     console.print(Text.assemble("  export ANTHROPIC_BASE_URL=", (anthropic, "bold cyan")))
     console.print(Text.assemble(f'  client = OpenAI(base_url="{base_url}")'), highlight=False)
+    if link := _admin_link(settings):
+        console.print(Text.assemble("  dashboard: ", (link, "cyan")), soft_wrap=True)
     console.print(Text("\n  Ctrl-C stops\n", "dim"))
+
+
+def _admin_link(settings: Settings) -> str:
+    """Where the dashboard is; with the token, if that is this machine's own. "": there is none."""
+    port = settings.server.port if settings.ops.port is None else settings.ops.port
+    at = {"host": settings.admin_host, "port": port}
+    page = f"{settings.server.model_copy(update=at).url}/admin/"
+    if settings.admin.token is not None:
+        return page
+    if not is_loopback(settings.admin_host):
+        return page if settings.admin.read_token is not None else ""
+    try:
+        return f"{page}#token={local_token()}"
+    except TokenError:
+        return ""
 
 
 def cache_place(url: str) -> str:

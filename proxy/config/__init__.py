@@ -7,12 +7,13 @@ from proxy.config.sections import (
     Client,
     Level,
     Ops,
+    PriceSettings,
     ProviderSettings,
     Rule,
     Server,
     Upstream,
 )
-from proxy.config.settings import Settings
+from proxy.config.settings import Settings, is_loopback
 
 __all__ = [
     "FLAGS",
@@ -21,11 +22,13 @@ __all__ = [
     "Client",
     "Level",
     "Ops",
+    "PriceSettings",
     "ProviderSettings",
     "Rule",
     "Server",
     "Settings",
     "Upstream",
     "environment_of",
+    "is_loopback",
     "load_settings",
 ]

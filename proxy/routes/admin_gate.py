@@ -21,12 +21,16 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from proxy.access import Access
 from proxy.errors import Forbidden, TooManyAttempts, Unauthorized
 from proxy.models import Headers
+from proxy.routes.admin_query import refuse_unknown_parameters
 
 # Wrong tokens from one address within so long, before it has to wait.
 MAX_ATTEMPTS = 10
 ATTEMPTS_S = 60.0
 # Addresses that are remembered; past it the one that was heard of first is forgotten.
 MAX_ADDRESSES = 10_000
+
+# Where a request's visitor stands in its scope, once he is known.
+VISITOR = "llm_cache_proxy.visitor"
 
 OFF = (
     "The admin API is off: others than this machine could try tokens here, and none is set. "
@@ -95,18 +99,15 @@ class Gate:
         """A dependency that gives the Visitor, if he has one of these roles."""
         return Admits(self, frozenset(roles))
 
-    def enter(self, headers: Headers, address: str, roles: frozenset[Role]) -> Visitor:
-        """Raises Unauthorized, Forbidden or TooManyAttempts."""
+    def visitor(self, headers: Headers, address: str) -> Visitor:
+        """Who presents a token. Raises Unauthorized, Forbidden or TooManyAttempts."""
         if not self._own:
             raise Forbidden(OFF)
-        presented = _bearer(headers)
-        visitor = self._visitor(presented)
+        visitor = self._holder(_bearer(headers))
         self._attempts.check(address, right=visitor is not None)
         if visitor is None:
             self._attempts.failed(address)
             raise Unauthorized("This is not a token of this proxy's admin API.")
-        if visitor.role not in roles:
-            raise Forbidden(f"{visitor.who} may not do this: it needs {_needed(roles)}.")
         return visitor
 
     def refuse_foreign_pages(self, headers: Headers) -> None:
@@ -122,7 +123,7 @@ class Gate:
             if name == b"sec-fetch-site" and value.lower() not in (b"same-origin", b"none"):
                 raise Forbidden(_FOREIGN)
 
-    def _visitor(self, presented: bytes) -> Visitor | None:
+    def _holder(self, presented: bytes) -> Visitor | None:
         digest = _digest(presented)
         found = None
         for known, visitor in self._own:
@@ -145,8 +146,14 @@ class Admits:
         request: Request,
         shown: HTTPAuthorizationCredentials | None = _SHOWN,  # noqa: ARG002 - for OpenAPI
     ) -> Visitor:
-        address = request.client.host if request.client else ""
-        return self._gate.enter(request.scope["headers"], address, self._roles)
+        visitor: Visitor | None = request.scope.get(VISITOR)
+        if visitor is None:  # nobody has looked yet
+            address = request.client.host if request.client else ""
+            visitor = self._gate.visitor(request.scope["headers"], address)
+        if visitor.role not in self._roles:
+            raise Forbidden(f"{visitor.who} may not do this: it needs {_needed(self._roles)}.")
+        refuse_unknown_parameters(request)
+        return visitor
 
 
 class Attempts:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
 
-OPS_PATHS = frozenset({"/healthz", "/readyz"})
+OPS_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/admin"})
+ADMIN = "/admin/"
 
 
 @dataclass(slots=True)

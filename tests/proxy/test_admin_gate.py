@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from starlette.requests import Request
 
 from proxy.access import Access
 from proxy.errors import Forbidden, TooManyAttempts, Unauthorized
@@ -14,11 +15,14 @@ from proxy.routes.admin_gate import ATTEMPTS_S, MAX_ATTEMPTS, Gate, Role, Visito
 from tests.fakes.clock import FakeClock
 
 FULL, READ, ALICE = "full-token-0123456789", "read-token-0123456789", "alices-token-0123456789"
-ALL = frozenset(Role)
 
 
 def bearing(token: str) -> Headers:
     return [(b"authorization", f"Bearer {token}".encode())]
+
+
+def asking(token: str) -> Request:
+    return Request({"type": "http", "headers": bearing(token), "query_string": b""})
 
 
 def gate_of(clock: FakeClock | None = None, hosts: tuple[str, ...] | None = None) -> Gate:
@@ -41,7 +45,7 @@ def gate_of(clock: FakeClock | None = None, hosts: tuple[str, ...] | None = None
 )
 def test_a_token_says_who_enters(token: str, visitor: Visitor) -> None:
     """Each has a role, and a name for the logs."""
-    assert gate_of().enter(bearing(token), "192.0.2.1", ALL) == visitor
+    assert gate_of().visitor(bearing(token), "192.0.2.1") == visitor
 
 
 @pytest.mark.parametrize(
@@ -65,22 +69,24 @@ def test_a_token_says_who_enters(token: str, visitor: Visitor) -> None:
 def test_anything_else_is_refused(headers: Headers) -> None:
     """A part of a token, another scheme, another header, two at once; whatever the bytes."""
     with pytest.raises(Unauthorized) as refused:
-        gate_of().enter(headers, "192.0.2.1", ALL)
+        gate_of().visitor(headers, "192.0.2.1")
     assert "full-token" not in str(refused.value)
 
 
-def test_a_role_is_needed() -> None:
+async def test_a_role_is_needed() -> None:
     """Who is known may still not do all."""
+    full, figures = gate_of().admits(Role.FULL), gate_of().admits(Role.FULL, Role.FIGURES)
+    assert (await figures(asking(READ))).role is Role.FIGURES
     with pytest.raises(Forbidden, match=r"admin\.read_token may not do this"):
-        gate_of().enter(bearing(READ), "", frozenset({Role.FULL}))
+        await full(asking(READ))
     with pytest.raises(Forbidden, match="client alice may not do this"):
-        gate_of().enter(bearing(ALICE), "", frozenset({Role.FULL, Role.FIGURES}))
+        await figures(asking(ALICE))
 
 
 def test_without_a_token_it_is_shut() -> None:
     """For clients as well: nobody has opened it."""
     with pytest.raises(Forbidden, match="LLM_CACHE_PROXY_ADMIN__TOKEN"):
-        Gate(access=Access({"alice": ALICE})).enter(bearing(ALICE), "", ALL)
+        Gate(access=Access({"alice": ALICE})).visitor(bearing(ALICE), "")
 
 
 def test_an_address_that_tries_many_tokens_waits(caplog: pytest.LogCaptureFixture) -> None:
@@ -90,17 +96,17 @@ def test_an_address_that_tries_many_tokens_waits(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING, "proxy.admin"):
         for number in range(MAX_ATTEMPTS):
             with pytest.raises(Unauthorized):
-                gate.enter(bearing(f"wrong{number}"), "192.0.2.1", ALL)
+                gate.visitor(bearing(f"wrong{number}"), "192.0.2.1")
     for token in ("wrong", FULL):
         with pytest.raises(TooManyAttempts) as told:
-            gate.enter(bearing(token), "192.0.2.1", ALL)
+            gate.visitor(bearing(token), "192.0.2.1")
         assert told.value.retry_after == ATTEMPTS_S
     assert gate.refused == MAX_ATTEMPTS + 1
     assert "192.0.2.1" in caplog.text
     assert "wrong0" not in caplog.text
-    assert gate.enter(bearing(FULL), "192.0.2.2", ALL)
+    assert gate.visitor(bearing(FULL), "192.0.2.2")
     clock.advance(ATTEMPTS_S)
-    assert gate.enter(bearing(FULL), "192.0.2.1", ALL)
+    assert gate.visitor(bearing(FULL), "192.0.2.1")
 
 
 @pytest.mark.parametrize(
@@ -110,11 +116,11 @@ def test_a_right_token_is_not_locked_out_by_others(address: str, known: bool) ->
     """Not where many share an address: on this machine, and where it was shown before."""
     gate = gate_of()
     if known:
-        gate.enter(bearing(FULL), address, ALL)
+        gate.visitor(bearing(FULL), address)
     for number in range(2 * MAX_ATTEMPTS):
         with pytest.raises((Unauthorized, TooManyAttempts)):
-            gate.enter(bearing(f"wrong{number}"), address, ALL)
-    assert gate.enter(bearing(READ), address, ALL)
+            gate.visitor(bearing(f"wrong{number}"), address)
+    assert gate.visitor(bearing(READ), address)
 
 
 def test_the_table_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,14 +129,14 @@ def test_the_table_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     gate = gate_of()
     for number in range(MAX_ATTEMPTS):
         with pytest.raises(Unauthorized):
-            gate.enter(bearing("wrong"), f"2001:db8::{number:x}", ALL)
+            gate.visitor(bearing("wrong"), f"2001:db8::{number:x}")
     with pytest.raises(TooManyAttempts):
-        gate.enter(bearing("wrong"), "2001:db8::ffff", ALL)
+        gate.visitor(bearing("wrong"), "2001:db8::ffff")
     for number in range(3):
         with pytest.raises(Unauthorized):
-            gate.enter(bearing("wrong"), f"192.0.2.{number}", ALL)
+            gate.visitor(bearing("wrong"), f"192.0.2.{number}")
     with pytest.raises(Unauthorized):
-        gate.enter(bearing("wrong"), "2001:db8::1", ALL)
+        gate.visitor(bearing("wrong"), "2001:db8::1")
 
 
 @pytest.mark.parametrize(

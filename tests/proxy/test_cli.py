@@ -23,6 +23,7 @@ from proxy.cli import app
 from proxy.cli.console import banner, cache_place
 from proxy.config import Cache, Server, Settings
 from proxy.demo.provider import JOKE, JokeProvider
+from proxy.local_token import local_token
 
 BODY = {
     "model": "gpt-4o",
@@ -243,6 +244,23 @@ def test_banner() -> None:
     assert "redis://cache.test:6379/0" in text
     assert "hunter2" not in text
     assert "\x1b" not in text
+
+
+def test_the_banner_links_to_the_dashboard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the token that was made for this machine; never with one that was given."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+
+    def link(**sections: Any) -> str:
+        shown = io.StringIO()
+        banner(Settings(**sections), Console(file=shown, width=60))
+        return shown.getvalue().partition("dashboard: ")[2].partition("\n")[0]
+
+    assert link() == f"http://127.0.0.1:8484/admin/#token={local_token()}"
+    assert link(ops={"port": 9}).startswith("http://127.0.0.1:9/admin/#token=")
+    given = {"token": "a-token-of-the-operator"}
+    assert link(admin=given) == "http://127.0.0.1:8484/admin/"
+    assert link(admin=given, ops={"host": "0.0.0.0", "port": 9}) == "http://127.0.0.1:9/admin/"
+    assert link(server={"host": "0.0.0.0"}) == ""
 
 
 @pytest.mark.parametrize(
