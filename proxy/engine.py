@@ -120,10 +120,14 @@ class Engine:
         lookup_s: float,
         tier: str = "",
     ) -> Reply:
-        outcome = Outcome.STALE if Freshness.STALE in known else Outcome.HIT
-        if outcome is Outcome.STALE and inquiry.mode is Mode.OFFLINE:
-            tier = "offline mode"  # why it is told all the same
-        return self._replies.hit(inquiry, found, outcome, lookup_s=lookup_s, detail=tier)
+        outcome, detail = Outcome.HIT, ""
+        if Freshness.STALE in known:
+            outcome = Outcome.STALE
+            if inquiry.mode is Mode.OFFLINE:
+                detail = "offline mode"  # why it is told all the same
+        return self._replies.hit(
+            inquiry, found, outcome, lookup_s=lookup_s, tier=tier, detail=detail
+        )
 
     async def answer(self, inquiry: Inquiry) -> Reply:
         """The reply, from the cache or the provider; raises what went wrong instead."""

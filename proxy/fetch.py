@@ -12,11 +12,12 @@ from proxy.access import Access
 from proxy.dialects.base import Recorder
 from proxy.errors import Offline, Overloaded, UpstreamFailure
 from proxy.flights import Flight
-from proxy.inquiry import Inquiry
+from proxy.inquiry import Inquiry, usd_of
 from proxy.models import AnswerFacts, Answers, Freshness, Head, Mode, Verdict
 from proxy.modes import Switch
 from proxy.passage import COMMIT_WAIT_S, Passage
 from proxy.policy import Policy
+from proxy.prices import Prices
 from proxy.store import Store
 from proxy.turns import Alone
 from proxy.upstream import Arrival, Upstream
@@ -47,6 +48,7 @@ class Fetcher:
         access: Access,
         switch: Switch,
         turns: Alone | None = None,
+        prices: Prices | None = None,
         max_misses: int = 1000,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -56,6 +58,7 @@ class Fetcher:
         self._access = access
         self._switch = switch
         self._turns = turns or _ALONE
+        self._prices = prices or Prices()
         self._max_misses = max_misses
         self._misses = 0
         self._clock = clock
@@ -253,7 +256,10 @@ class Fetcher:
         rest = iter(fetched)
         flight.answers = [next(rest) if entry is None else entry.generations for entry in fresh]
         flight.facts = inquiry.dialect.facts(inquiry.ask, flight.answers)
-        flight.partial = True
+        flight.partial = _all(fresh)
+        known = usd_of(flight.partial)
+        if known is not None:
+            flight.usd = known + (flight.usd or 0.0)
         flight.begin(Head(200, [(b"content-type", b"application/json")]))
         flight.add(inquiry.dialect.replay(inquiry.ask, flight.answers))
 
@@ -288,6 +294,7 @@ class Fetcher:
         """Store what may be stored; say in the flight whether, and why not."""
         if answers is not None:
             flight.facts = inquiry.dialect.facts(inquiry.ask, answers)
+            flight.usd = self._prices.usd(inquiry.call.provider, inquiry.ask.model, flight.facts)
         flight.reason = self._refusal(inquiry, flight.facts, size)
         if flight.reason or answers is None:
             flight.refused, flight.stored = True, False
@@ -324,10 +331,12 @@ class Fetcher:
     ) -> list[Entry]:
         now = self._clock()
         expires_at, retained_until = self._policy.expiry(inquiry.verdict, now)
+        made = {"seconds": round(flight.upstream_s, 6)}
         entries = []
         for place, generations in zip(places, answers, strict=True):
             its = facts or inquiry.dialect.facts(inquiry.ask, [generations])
             key = inquiry.question.keys[place]
+            usd = _share(flight, its)
             entry = Entry(
                 key,
                 generations,
@@ -335,11 +344,21 @@ class Fetcher:
                 expires_at=expires_at,
                 retained_until=retained_until,
                 tags=inquiry.verdict.tags,
-                about=inquiry.about(key, its) | {"seconds": round(flight.upstream_s, 6)},
+                about=inquiry.about(key, its) | made | ({} if usd is None else {"usd": usd}),
                 seen=flight.seen or 0,
             )
             entries.append(entry)
         return entries
+
+
+def _share(flight: Flight, facts: AnswerFacts) -> float | None:
+    """What one part of what was fetched costs: as much of the whole as its tokens are."""
+    whole = flight.facts
+    if flight.usd is None or whole is None or whole is facts:
+        return flight.usd
+    tokens = (whole.input_tokens or 0) + (whole.output_tokens or 0)
+    its = (facts.input_tokens or 0) + (facts.output_tokens or 0)
+    return round(flight.usd * its / tokens, 12) if tokens else None
 
 
 def _can_be_told(inquiry: Inquiry, entries: Sequence[Entry]) -> bool:

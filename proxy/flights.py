@@ -61,9 +61,10 @@ class Flight:
         self.found: Sequence[Entry] | None = None  # or what the cache had
         self.freshness = Freshness.FRESH
         self.forwarded = ""  # why what was found did not do: RFC 9211's "stale" or "request"
-        self.partial = False  # part of the answer was stored, the rest was fetched
+        self.partial: Sequence[Entry] = ()  # the parts that were stored, where the rest was fetched
         self.answers: Answers | None = None  # what was recorded, once complete
         self.facts: AnswerFacts | None = None  # of it
+        self.usd: float | None = None  # what it costs, if that is known
         self.stored: bool | None = None  # known once the save is tried
         self.saving: asyncio.Task[bool] | None = None  # a save that takes longer than the rest
         self.reason = ""  # why it was not stored

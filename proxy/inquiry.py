@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,8 @@ class Rendering:
     facts: AnswerFacts = field(default_factory=AnswerFacts)
     stored_at: float = 0.0  # of the oldest
     expires_at: float | None = None  # of the first to expire
-    saved_seconds: float = 0.0
+    made_seconds: float = 0.0
+    usd: float | None = None  # what making them cost, as far as that is known
 
     def tells(self, found: Sequence[Entry | None]) -> bool:
         return len(found) == len(self.found) and all(map(operator.is_, found, self.found))
@@ -34,7 +35,8 @@ class Rendering:
         self.stored_at = min(entry.stored_at for entry in found)
         expiries = [entry.expires_at for entry in found if entry.expires_at is not None]
         self.expires_at = min(expiries, default=None)
-        self.saved_seconds = max(map(_seconds, found))
+        self.made_seconds = max(map(_seconds, found))
+        self.usd = usd_of(found)
         self.found = found
 
     @property
@@ -46,6 +48,21 @@ def _seconds(entry: Entry) -> float:
     """What the provider took to make it."""
     seconds = entry.about.get("seconds")
     return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+
+def usd_of(entries: Iterable[Entry]) -> float | None:
+    """What making these entries cost; `None` if that is not known of any."""
+    told = [entry.about.get("usd") for entry in entries]
+    known = [usd for usd in told if isinstance(usd, int | float)]
+    return round(sum(known), 12) if known else None
+
+
+def tokens_of(entries: Iterable[Entry]) -> int:
+    """The tokens that making these entries took."""
+    told = [
+        entry.about.get(name) for entry in entries for name in ("input_tokens", "output_tokens")
+    ]
+    return sum(tokens for tokens in told if isinstance(tokens, int))
 
 
 @dataclass(frozen=True, slots=True)

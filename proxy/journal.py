@@ -159,7 +159,8 @@ def summary(metrics: Metrics) -> str:
     return (
         f"{metrics.requests:,} requests: {counts or 'none answered'}{failed}. "
         f"Hit ratio {metrics.hit_ratio:.0%}. "
-        f"Saved {metrics.saved_tokens:,} tokens and {_duration(metrics.saved_seconds)} of waiting."
+        f"Saved {metrics.saved_tokens:,} tokens{_money(metrics.saved_usd)} and "
+        f"{_duration(metrics.saved_seconds)} of waiting."
     )
 
 
@@ -186,6 +187,13 @@ def _remark(event: Event) -> str:
     if event.cut:
         remarks.append("not sent to its end")
     return ", ".join(dict.fromkeys(remarks))
+
+
+def _money(usd: float) -> str:
+    """Cents count where there is less than a dollar; unknown prices are not told as nothing."""
+    if not usd:
+        return ""
+    return f" (${usd:,.2f})" if usd >= 1 else f" (${usd:.4f})"
 
 
 def _duration(seconds: float) -> str:

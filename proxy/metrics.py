@@ -6,9 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from proxy.models import Event, Outcome
-
-# Outcomes in which nobody had to wait for, or pay, the provider.
-SPARED = frozenset({Outcome.HIT, Outcome.STALE, Outcome.COLLAPSED})
+from proxy.savings import SPARED
 
 
 @dataclass(slots=True)
@@ -20,6 +18,7 @@ class Metrics:
     errors: Counter[str] = field(default_factory=Counter)
     saved_tokens: int = 0
     saved_seconds: float = 0.0
+    saved_usd: float = 0.0
 
     def record(self, event: Event) -> None:
         if event.outcome is None:
@@ -28,9 +27,9 @@ class Metrics:
         self.outcomes[event.outcome] += 1
         if event.outcome is Outcome.BYPASS:
             self.bypasses[event.reason] += 1
-        if event.outcome in SPARED:
-            self.saved_tokens += (event.input_tokens or 0) + (event.output_tokens or 0)
-            self.saved_seconds += max(0.0, event.saved_seconds - event.seconds)
+        self.saved_tokens += event.saved_tokens
+        self.saved_seconds += event.saved_seconds
+        self.saved_usd += event.saved_usd
 
     @property
     def requests(self) -> int:

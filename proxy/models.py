@@ -59,6 +59,7 @@ class Call:
     body: bytes = field(repr=False)
     control: Control = Control()
     client: str | None = None  # the name of the client token that was presented
+    trace_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Passing:
     reason: str  # why it is passed on, for people
     forwarded: str = "bypass"  # the same as RFC 9211's `fwd`: "bypass" or "method"
     client: str | None = None
+    trace_id: str = ""
 
 
 class Ignored(NamedTuple):

@@ -13,7 +13,7 @@ from proxy import sse
 from proxy.cache_status import Telling, tell, tell_after
 from proxy.end_to_end import without
 from proxy.flights import Flight, Listener
-from proxy.inquiry import Inquiry
+from proxy.inquiry import Inquiry, tokens_of, usd_of
 from proxy.models import AnswerFacts, Answers, Event, Headers, Outcome, Passing, Reply
 from proxy.upstream import Arrival
 
@@ -49,9 +49,10 @@ class Replies:
         outcome: Outcome,
         *,
         lookup_s: float,
+        tier: str = "",
         detail: str = "",
     ) -> Reply:
-        """Stored answers, told again."""
+        """Stored answers, told again. They were found in `tier`, if that is not the backend."""
         rendering = inquiry.rendering
         if not rendering.tells(found):
             rendering.tell(inquiry, found)
@@ -59,14 +60,15 @@ class Replies:
         expires_at = rendering.expires_at
         telling = Telling(
             outcome,
-            detail=detail or self._tier,
+            detail=detail or tier or self._tier,
             entry_id=inquiry.question.id,
             age=now - rendering.stored_at,
             ttl_left=None if expires_at is None else expires_at - now,
             timings=(("cache", lookup_s),),
         )
         event = event_of(inquiry, outcome)
-        event.saved_seconds = rendering.saved_seconds
+        event.made_seconds, event.usd = rendering.made_seconds, rendering.usd
+        event.age, event.tier = telling.age, tier or self._tier
         return self._told(inquiry, rendering.body, rendering.facts, event, tell(telling))
 
     def from_recording(self, inquiry: Inquiry, flight: Flight, answers: Answers) -> Reply:
@@ -74,6 +76,7 @@ class Replies:
         event = event_of(inquiry, Outcome.COLLAPSED)
         body = inquiry.dialect.replay(inquiry.ask, answers)
         facts = inquiry.dialect.facts(inquiry.ask, answers)
+        event.usd = flight.usd
         return self._told(inquiry, body, facts, event, tell(_told_live(inquiry, flight, event)))
 
     def live(self, inquiry: Inquiry, flight: Flight, listener: Listener, joined: bool) -> Reply:
@@ -101,6 +104,7 @@ class Replies:
             outcome=Outcome.BYPASS,
             status=head.status,
             reason=passing.reason,
+            trace_id=passing.trace_id,
         )
         headers = tell_after(
             head.headers,
@@ -127,10 +131,14 @@ class Replies:
     def _over(self, flight: Flight, listener: Listener, event: Event) -> None:
         listener.leave()
         event.reason = event.reason or flight.reason
-        event.upstream_seconds = flight.upstream_s
+        event.upstream_seconds, event.usd = flight.upstream_s, flight.usd
         if flight.facts is not None:
             event.input_tokens = flight.facts.input_tokens
             event.output_tokens = flight.facts.output_tokens
+        if event.outcome is Outcome.PARTIAL:
+            event.tier = self._tier
+            event.saved_tokens = tokens_of(flight.partial)
+            event.saved_usd = usd_of(flight.partial) or 0.0
         self._listener(event)
 
 
@@ -176,10 +184,12 @@ def event_of(inquiry: Inquiry, outcome: Outcome | None = None) -> Event:
         provider=inquiry.call.provider.name,
         dialect=inquiry.dialect.name,
         model=inquiry.ask.model[:MAX_TOLD_CHARS],
+        namespace=inquiry.verdict.namespace[:MAX_TOLD_CHARS],
         client=inquiry.call.client or "",
         outcome=outcome,
         reason=inquiry.verdict.reason,
         entry_id=inquiry.question.id,
+        trace_id=inquiry.call.trace_id,
     )
 
 

@@ -12,7 +12,15 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from proxy.cli import app
-from proxy.config import FLAGS, Client, ProviderSettings, Rule, Settings, load_settings
+from proxy.config import (
+    FLAGS,
+    Client,
+    PriceSettings,
+    ProviderSettings,
+    Rule,
+    Settings,
+    load_settings,
+)
 from proxy.provider_table import KNOWN
 
 ROOT = Path(__file__).parents[1]
@@ -25,13 +33,14 @@ SECTIONS: dict[str, type[BaseModel]] = {
     for name, field in Settings.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 } | {"[rules]": Rule, "providers.gateway": ProviderSettings, "clients.evals": Client}
+SECTIONS['prices."gpt-4o*"'] = PriceSettings
 
 
 def told() -> Iterator[tuple[str, str, str]]:
     """Section, setting and comment of everything in the example, shown or commented out."""
     section, comment = "", ""
     for line in TEXT.splitlines():
-        if header := re.fullmatch(r"#?\[([a-z.\[\]]+)\]", line):
+        if header := re.fullmatch(r'#?\[([a-z0-9."*\[\]-]+)\]', line):
             section, comment = header[1], ""
         elif setting := re.match(r"#?([a-z_]+) = ", line):
             yield section, setting[1], " ".join(comment.split())

@@ -15,6 +15,7 @@ from proxy.config.sections import (
     Cache,
     Client,
     Ops,
+    PriceSettings,
     ProviderSettings,
     Rule,
     Server,
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
     cache: Cache = Field(default_factory=Cache)
     rules: Annotated[tuple[Rule, ...], BeforeValidator(from_json)] = ()
     providers: dict[str, ProviderSettings] = Field(default_factory=dict)
+    prices: Annotated[dict[str, PriceSettings], BeforeValidator(from_json)] = Field(
+        default_factory=dict
+    )
     clients: dict[str, Client] = Field(default_factory=dict)
     admin: Admin = Admin()
     ops: Ops = Ops()

@@ -35,6 +35,7 @@ class Caller:
         self._read: list[bytes] = []  # of the body, not handed out yet
         self._more = True  # may there be more of the body?
         self._all_read: asyncio.Event | None = None  # where somebody waits for it
+        self.received = self.sent = 0  # bytes, of bodies
         self.started = False  # has the head of a response been sent?
         self.finished = False  # and all of its body?
 
@@ -75,6 +76,7 @@ class Caller:
         if not message.get("more_body", False):
             self._no_more()
         body: bytes = message.get("body", b"")
+        self.received += len(body)
         return body
 
     def _no_more(self) -> None:
@@ -150,6 +152,7 @@ class Caller:
                     await self._send_chunk(chunk)
                 body = b""
             await self._patiently({"type": "http.response.body", "body": body})
+            self.sent += len(body)
         except (UpstreamFailure, TimeoutError):
             await self.cut()
             return
@@ -160,6 +163,7 @@ class Caller:
         if extension is None or reply.status in BODILESS:
             return False
         self.started = self.finished = extension["send"](reply.status, reply.headers, body)
+        self.sent = len(body) if self.finished else 0
         return self.finished
 
     @property
@@ -171,6 +175,7 @@ class Caller:
         for start in range(0, len(chunk), PIECE_BYTES):
             piece = chunk[start : start + PIECE_BYTES]
             await self._patiently({"type": "http.response.body", "body": piece, "more_body": True})
+            self.sent += len(piece)
 
     async def _begin(self, reply: Reply) -> None:
         self.started = True

@@ -23,6 +23,7 @@ from proxy.models import Call, Control, Event, Headers, Outcome, Passing, Reply
 from proxy.providers import Providers, Route, error_dialect, split_directives
 from proxy.replies import MAX_TOLD_CHARS, event_of
 from proxy.routes.caller import Caller, CallerLeft
+from proxy.tracing import trace_id
 
 log = logging.getLogger("proxy.routes.llm")
 
@@ -110,6 +111,7 @@ class LLMRoute:
         dialect = self._dialects[route.dialect] if route.dialect else None
         exchange.dialect = dialect
         exchange.provider, exchange.client = route.provider.name, client or ""
+        exchange.trace_id = trace_id(headers)
         if dialect is None or scope["method"] not in ASKING_METHODS:
             if any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers):
                 raise (PlainHttpOnly if dialect else NotSupported)(_WEBSOCKETS)
@@ -124,7 +126,17 @@ class LLMRoute:
             self._refuse_to_ask(control, reason)
             await self._pass_on(scope, exchange, route, client, reason, "bypass")
             return
-        call = Call(route.provider, route.path, query, route.url, headers, body, control, client)
+        call = Call(
+            route.provider,
+            route.path,
+            query,
+            route.url,
+            headers,
+            body,
+            control,
+            client,
+            exchange.trace_id,
+        )
         inquiry = self._engine.inquire(call, dialect)
         await self._ask(exchange, inquiry)
         if request is not None and exchange.hit:
@@ -167,6 +179,7 @@ class LLMRoute:
             reason,
             forwarded,
             client,
+            exchange.trace_id,
         )
 
         async def pass_on() -> None:
@@ -201,7 +214,7 @@ class _Exchange:
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
-        self.provider = self.client = ""
+        self.provider = self.client = self.trace_id = ""
         self.dialect: Dialect | None = None
         self.inquiry: Inquiry | None = None
         self.reply: Reply | None = None
@@ -217,14 +230,22 @@ class _Exchange:
             return event_of(self.inquiry)
         dialect = self.dialect.name if self.dialect else ""
         path = path[:MAX_TOLD_CHARS]
-        return Event(path, provider=self.provider, dialect=dialect, client=self.client)
+        return Event(
+            path,
+            provider=self.provider,
+            dialect=dialect,
+            client=self.client,
+            trace_id=self.trace_id,
+        )
 
     def end(self) -> None:
         reply = self.reply
         if reply is None:
             return
-        reply.event.seconds = round(time.perf_counter() - self._began, 6)
-        reply.event.cut = not self.caller.finished
+        event, caller = reply.event, self.caller
+        event.seconds = round(time.perf_counter() - self._began, 6)
+        event.request_bytes, event.answer_bytes = caller.received, caller.sent
+        event.cut = not caller.finished
         reply.release()
 
 

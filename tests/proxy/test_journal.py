@@ -6,6 +6,7 @@ import io
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from proxy import journal
 from proxy.journal import Journal, as_json, for_people, summary
 from proxy.metrics import Metrics
 from proxy.models import Event, Outcome
+from proxy.savings import settle
 
 HIT = Event(
     "/v1/chat/completions",
@@ -163,13 +165,15 @@ def test_the_summary() -> None:
     """Requests by outcome, the ratio, what was saved; nothing if nothing was asked."""
     metrics = Metrics()
     assert summary(metrics) == ""
-    metrics.record(HIT)
+    hit = replace(HIT, usd=1.5)
+    settle(hit)
+    metrics.record(hit)
     metrics.record(Event("/", outcome=Outcome.MISS, status=200))
     metrics.record(Event("/", status=404, reason="unknown_path"))
     metrics.saved_seconds = 3725.0
     said = summary(metrics)
     assert said.startswith("3 requests: 1 HIT, 1 MISS, 1 failed. Hit ratio 50%.")
-    assert "1,234 tokens and 1 h 2 min of waiting" in said
+    assert "1,234 tokens ($1.50) and 1 h 2 min of waiting" in said
 
 
 def test_what_a_terminal_cannot_show_is_spelt_out() -> None:

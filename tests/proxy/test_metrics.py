@@ -6,11 +6,13 @@ import pytest
 
 from proxy.metrics import Metrics
 from proxy.models import Event, Outcome
+from proxy.savings import settle
 
 
 def metrics(*events: Event) -> Metrics:
     counted = Metrics()
     for event in events:
+        settle(event)
         counted.record(event)
     return counted
 
@@ -36,7 +38,7 @@ def test_unknown_tokens_count_as_none() -> None:
 @pytest.mark.parametrize(("took", "saved"), [(0.25, 1.75), (3.0, 0.0)])
 def test_time_is_saved_if_it_was_shorter(took: float, saved: float) -> None:
     """What the provider took, less what the hit took; never less than nothing."""
-    event = Event("/", outcome=Outcome.HIT, seconds=took, saved_seconds=2.0)
+    event = Event("/", outcome=Outcome.HIT, seconds=took, made_seconds=2.0)
     assert metrics(event).saved_seconds == saved
 
 
