@@ -33,8 +33,8 @@ class Crew(Protocol):
     def work(self, tasks: Sequence[Task]) -> list[Any]:
         """Do all tasks, or none and raise."""
 
-    def idle(self) -> None:
-        """Nothing came for a while."""
+    def idle(self) -> float | None:
+        """Nothing came for a while. In how many seconds to say so again, if other than usual?"""
 
     def finish(self) -> None:
         """Let go of everything."""
@@ -56,6 +56,7 @@ class Lane:
         self._name = name
         self._crew = crew
         self._idle_after = idle_after
+        self._patience = idle_after
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._lock = Lock()
         self._thread: Thread | None = None
@@ -117,8 +118,10 @@ class Lane:
         """Do what waits; `False` after the last job. Answers are let go of when it returns."""
         jobs = self._take()
         if not jobs:
-            self._crew.idle()
+            again_after = self._crew.idle()
+            self._patience = self._idle_after if again_after is None else again_after
             return True
+        self._patience = self._idle_after
         last = jobs.pop() if jobs[-1].task is None else None
         if jobs:
             self._do(jobs)
@@ -131,7 +134,7 @@ class Lane:
     def _take(self) -> list[_Job]:
         jobs: list[_Job] = []
         with suppress(Empty):
-            jobs.append(self._jobs.get(timeout=self._idle_after))
+            jobs.append(self._jobs.get(timeout=self._patience))
             while jobs[-1].task is not None and len(jobs) < ROUND:
                 jobs.append(self._jobs.get_nowait())
         return jobs

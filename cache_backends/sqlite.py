@@ -6,6 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from cache_backends import sqlite_leases as leases
 from cache_backends import sqlite_listing as listing
 from cache_backends import sqlite_log as log
 from cache_backends import sqlite_rows as rows
-from cache_backends.base import Entry, Generation, Key, Totals, Unsupported, id_bytes
+from cache_backends import sqlite_texts as texts
+from cache_backends.base import CacheError, Entry, Generation, Key, Totals, id_bytes
 from cache_backends.cursors import cursor_of, place_of
 from cache_backends.lanes import Lane
 from cache_backends.shared import (
@@ -34,10 +36,15 @@ from cache_backends.sqlite_choice import Choice, Place, parts, sayable
 from cache_backends.sqlite_crews import New, Notes, Reader, Writer
 from cache_backends.sqlite_file import DatabaseFile
 
-KEEP_HOUSE_AFTER_S = 30.0
+# After so long without work the writer signs texts, and keeps house now and then.
+IDLE_AFTER_S = 1.0
 MAX_PAGE = 1000
 # Entries that one question by id reads: lookups come between.
 MAX_AT_ONCE = 100
+# Up to this number entries are looked up by id rather than looked for.
+FEW_IDS = 2000
+# How long a search waits for the index of texts to be completed.
+SIGN_ALL_S = 10.0
 
 
 class SQLiteCache(SharedCache):
@@ -70,7 +77,7 @@ class SQLiteCache(SharedCache):
         notes = Notes()
         file = partial(DatabaseFile, self._path, busy_timeout=busy_timeout)
         self._writing = Writer(file(), notes, clock, max_bytes)
-        self._writer = Lane(f"writer of {self._path}", self._writing, idle_after=KEEP_HOUSE_AFTER_S)
+        self._writer = Lane(f"writer of {self._path}", self._writing, idle_after=IDLE_AFTER_S)
         self._reading = Reader(file(), notes, clock, on_note=self._writer.start)
         self._reader = Lane(f"reader of {self._path}", self._reading)
         # Threads end also when the cache was dropped without being closed.
@@ -109,12 +116,12 @@ class SQLiteCache(SharedCache):
         cursor: str | None = None,
         limit: int = 100,
     ) -> Page:
-        if narrowed.text is not None:
-            raise Unsupported(f"{self!r} cannot search texts")
-        choice = Choice.of(filter, narrowed)
+        choice = Choice.of(await self._with_few_ids(filter, narrowed), narrowed)
         start = choice.top if cursor is None else min(choice.top, _place(cursor))
         limit = max(1, min(limit, MAX_PAGE))
         await self._list_all()
+        if choice.text is not None:
+            await self._sign_all()
         found: list[Summary] = []
         rest: Place | None = start
         while rest is not None and len(found) <= limit:
@@ -237,6 +244,26 @@ class SQLiteCache(SharedCache):
         if not await self._reader.ask(listing.is_whole):
             while await self._writer.ask(listing.complete):
                 pass
+
+    async def _sign_all(self) -> None:
+        """Complete the index of texts, for what is stored by now."""
+        left = await self._reader.ask(texts.unsigned)
+        until = time.monotonic() + SIGN_ALL_S
+        while left > 0 and (signed := await self._writer.ask(texts.sign)):
+            left -= signed
+            if left > 0 and time.monotonic() > until:
+                raise CacheError(
+                    f"{self._path}: texts cannot be searched yet, {left} entries are still to be "
+                    "read for it: try again in some minutes"
+                )
+
+    async def _with_few_ids(self, filter: Filter, narrowed: Narrowing) -> Filter:
+        """Name the entries that were hit so often, if they are few: they need not be sought."""
+        if filter.ids is not None or not narrowed.min_hits or narrowed.min_hits < 0:
+            return filter
+        few = partial(figures.ids_with, least=narrowed.min_hits, most=FEW_IDS)
+        ids = await self._reader.ask(few)
+        return filter if ids is None else replace(filter, ids=ids)
 
 
 def _place(cursor: str) -> Place:

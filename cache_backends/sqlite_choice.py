@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from cache_backends import sqlite_texts as texts
 from cache_backends.base import id_bytes
 from cache_backends.shared import CHOSEN_BY, WIDE, Filter, Narrowing
 
@@ -20,7 +21,8 @@ LAST_ID = b"\xff" * 33
 # SQLite counts no further.
 MOST = 2**63 - 1
 
-# From the listing to the entries, or, where ids are given, the other way round.
+# From the listing to the entries, or, where ids are given, the other way round. Where a text is
+# looked for, signatures come before what they decide.
 BY_TIME = """
 listing CROSS JOIN entries ON entries.id = listing.id AND entries.stored_at = listing.stored_at
 """
@@ -28,12 +30,21 @@ BY_ID = """
 json_each(:ids) CROSS JOIN entries ON entries.id = unhex(json_each.value)
 CROSS JOIN listing ON listing.stored_at = entries.stored_at AND listing.id = entries.id
 """
+BY_TEXT = """
+signatures CROSS JOIN listing ON listing.stored_at = signatures.stored_at
+    AND listing.id = signatures.id
+CROSS JOIN entries ON entries.id = signatures.id AND entries.stored_at = signatures.stored_at
+"""
+BY_ID_AND_TEXT = f"""
+{BY_ID} CROSS JOIN signatures ON signatures.stored_at = entries.stored_at
+    AND signatures.id = entries.id
+"""
 CHOOSE = """
 SELECT listing.stored_at, listing.id, entries.rowid, entries.bytes {more} FROM {tables}
-WHERE (listing.stored_at, listing.id) < (:at, :id)
-    AND (listing.stored_at, listing.id) >= (:end_at, :end_id)
+WHERE ({leader}.stored_at, {leader}.id) < (:at, :id)
+    AND ({leader}.stored_at, {leader}.id) >= (:end_at, :end_id)
     AND {conditions}
-ORDER BY listing.stored_at DESC, listing.id DESC LIMIT :limit
+ORDER BY {leader}.stored_at DESC, {leader}.id DESC LIMIT :limit
 """
 # What each thing that is said beside the filter asks of an entry.
 NARROWED = {
@@ -57,9 +68,13 @@ LOWEST = Place(-inf, b"")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a filter says. Its entries lie below `top`, and not below `floor`."""
+    """What a filter says. Its entries lie below `top`, and not below `floor`.
+
+    Not all that are chosen hold the `text`, which is casefolded.
+    """
 
     by_id: bool
+    text: str | None
     conditions: tuple[str, ...]
     bindings: dict[str, Any]
     top: Place
@@ -91,20 +106,32 @@ class Choice:
         if narrowed.expired is not None:
             bindings["expired"] = int(narrowed.expired)
             conditions.append(EXPIRED)
+        text = None
+        if narrowed.text is not None:
+            text = sayable(narrowed.text).casefold()
+            wanted, bound_by_text = texts.wanted(text)
+            conditions += wanted
+            bindings |= bound_by_text
         top, floor = HIGHEST, LOWEST
         if filter.stored_before is not None:
             top = Place(float(filter.stored_before), b"")
         if filter.stored_after is not None:
             floor = Place(float(filter.stored_after), LAST_ID)
-        return cls(filter.ids is not None, tuple(conditions), bindings, top, floor)
+        return cls(filter.ids is not None, text, tuple(conditions), bindings, top, floor)
 
     def statement(self, *conditions: str, more: str = "") -> str:
         """Select place, rowid and bytes of what is chosen, and what else is asked for."""
         return CHOOSE.format(
             more=more,
-            tables=BY_ID if self.by_id else BY_TIME,
+            tables=self._tables(),
+            leader="signatures" if self.text is not None and not self.by_id else "listing",
             conditions=" AND ".join((*self.conditions, *conditions)),
         )
+
+    def _tables(self) -> str:
+        if self.text is None:
+            return BY_ID if self.by_id else BY_TIME
+        return BY_ID_AND_TEXT if self.by_id else BY_TEXT
 
 
 def parts(filter: Filter) -> Iterator[Filter]:

@@ -29,6 +29,15 @@ ON CONFLICT (part_of, name) DO UPDATE SET amount = amount + excluded.amount
 Task = Callable[[apsw.Connection], None]
 
 
+def ids_with(connection: apsw.Connection, least: int, most: int) -> tuple[str, ...] | None:
+    """The ids of entries with so many hits or more; `None`: there are more than `most`."""
+    found: Any = connection.execute(
+        "SELECT id FROM hits WHERE hits >= ? LIMIT ?", (min(least, MOST_HITS + 1), most + 1)
+    )
+    ids = tuple(key_id.hex() for (key_id,) in found)
+    return ids if len(ids) <= most else None
+
+
 def more_hits(hits: Mapping[str, int]) -> Task:
     """Add to the hits of those entries that are there."""
     known = {key: min(number, MOST_HITS) for key, number in hits.items() if id_bytes(key)}

@@ -6,12 +6,14 @@ It is read in steps: where a filter fits few of many entries, nobody waits for t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 import apsw
 import orjson
 
 from cache_backends import sqlite_rows as rows
+from cache_backends import sqlite_texts as texts
 from cache_backends.base import Entry
 from cache_backends.codec import CodecError, Stored, are_times, decode
 from cache_backends.shared import CHOSEN_BY, PREVIEW_BYTES, Summary, preview_of
@@ -19,6 +21,9 @@ from cache_backends.sqlite_choice import Choice, Place, packed, unpacked
 
 # How much of the listing one step reads: a few milliseconds.
 STEP_ROWS = 20_000
+# And of the index of texts, which is wider; of what it chooses, so much is read.
+TEXT_STEP_ROWS = 5000
+READ_BYTES = 2**20
 # How many entries of the first layout one step lists: they must be read for it.
 LIST_ROWS = 200
 LIST_BYTES = 4 * 2**20
@@ -67,8 +72,12 @@ def tell(choice: Choice, start: Place, limit: int, now: float, connection: apsw.
     end = _end_of_step(connection, choice, start)
     asked = _between(start, end) | {"limit": limit, "now": now} | choice.bindings
     found: list[Any] = connection.execute(choice.statement(LASTS, more=SUMMARY), asked).fetchall()
-    told = [_summary(connection, *row) for row in found if _is_sound(row)]
-    return told, _rest(choice, found, limit, end)
+    rest = _rest(choice, found, limit, end)
+    if choice.text is not None:
+        read = _at_most(READ_BYTES, found)
+        rest = rest if read == len(found) else Place(*found[read - 1][:2])
+        found = [row for row in found[:read] if texts.is_said(connection, choice.text, row[2])]
+    return [_summary(connection, *row) for row in found if _is_sound(row)], rest
 
 
 def remove(choice: Choice, start: Place, before: int, connection: apsw.Connection) -> Removed:
@@ -109,7 +118,8 @@ def _end_of_step(connection: apsw.Connection, choice: Choice, start: Place) -> P
     """How far down a step that begins here goes."""
     if choice.by_id:
         return choice.floor
-    step = {"at": start.stored_at, "id": start.id, "rows": STEP_ROWS}
+    step_rows = STEP_ROWS if choice.text is None else TEXT_STEP_ROWS
+    step = {"at": start.stored_at, "id": start.id, "rows": step_rows}
     end = connection.execute(STEP_END, step).fetchone()
     return choice.floor if end is None else max(choice.floor, Place(*end))
 
@@ -122,6 +132,12 @@ def _rest(choice: Choice, found: list[Any], limit: int, end: Place) -> Place | N
     if len(found) == limit:
         return Place(*found[-1][:2])
     return end if end > choice.floor else None
+
+
+def _at_most(most_bytes: int, found: list[Any]) -> int:
+    """How many of these rows have so many bytes together; at least one."""
+    sums = accumulate(row[3] for row in found)
+    return max(1, sum(each <= most_bytes for each in sums)) if found else 0
 
 
 def _is_sound(row: tuple[Any, ...]) -> bool:

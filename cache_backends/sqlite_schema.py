@@ -108,8 +108,29 @@ CREATE TABLE counts (
 ) STRICT, WITHOUT ROWID;
 """
 
+# `signatures` is the index of texts (see `sqlite_texts`), in the order of the listing. Making one
+# takes longer than storing an entry does, so that whoever stores only notes that one is missing.
+TEXTS = """
+CREATE TABLE signatures (
+    stored_at REAL NOT NULL, id BLOB NOT NULL, bits BLOB NOT NULL, PRIMARY KEY (stored_at, id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE unsigned (place INTEGER PRIMARY KEY) STRICT;
+INSERT INTO unsigned SELECT rowid FROM entries;
+CREATE TRIGGER entry_unsigned AFTER INSERT ON entries BEGIN
+    INSERT INTO unsigned VALUES (new.rowid) ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER entry_rewritten AFTER UPDATE OF id, stored_at, prompt, value ON entries BEGIN
+    DELETE FROM signatures WHERE stored_at = old.stored_at AND id = old.id;
+    INSERT INTO unsigned VALUES (new.rowid) ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER entry_signed_no_more AFTER DELETE ON entries BEGIN
+    DELETE FROM signatures WHERE stored_at = old.stored_at AND id = old.id;
+    DELETE FROM unsigned WHERE place = old.rowid;
+END;
+"""
+
 # A new file takes all of them; one of layout n those from n on.
-STEPS = (ENTRIES, LISTING, FIGURES)
+STEPS = (ENTRIES, LISTING, FIGURES + TEXTS)
 VERSION = len(STEPS)
 
 # Asked once per opening: fails if the tables are not those above.
@@ -125,6 +146,8 @@ SELECT name, holder, until FROM leases LIMIT 0;
 SELECT name, unlisted FROM store LIMIT 0;
 SELECT id, hits FROM hits LIMIT 0;
 SELECT part_of, name, amount FROM counts LIMIT 0;
+SELECT stored_at, id, bits FROM signatures LIMIT 0;
+SELECT place FROM unsigned LIMIT 0;
 """
 
 
