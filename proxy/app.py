@@ -43,6 +43,7 @@ from proxy.routes.admin import join_admin
 from proxy.routes.admin_gate import Gate
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import Health, ops_router
+from proxy.runs import Runs
 from proxy.savings import settle
 from proxy.store import Store
 from proxy.turns import Alone, Turns
@@ -115,6 +116,7 @@ def create_app(
         upstream=upstream,
         access=access,
         replies=Replies(listener, tier=_tier(settings.cache.url), clock=clock),
+        runs=Runs(store),
         switch=switch,
         scope=settings.cache.scope,
         keyed_headers=build_keyed_headers(settings),

@@ -162,6 +162,12 @@ def _namespace(value: object) -> str | None:
     return text if text is not None and len(text) <= MAX_NAMESPACE_CHARS else None
 
 
+def _run(value: object) -> str | None:
+    # An integer too: run=7 needs no quotes.
+    plain = isinstance(value, int) and not isinstance(value, bool)
+    return _namespace(str(value) if plain else value) or None
+
+
 def _tags(value: object) -> tuple[str, ...] | None:
     items = value if isinstance(value, list) else [(value, {})]
     tags = [None if parameters else _text(item) for item, parameters in items]
@@ -199,6 +205,11 @@ _MEMBERS = {
         f'at most {MAX_NAMESPACE_CHARS} visible characters, such as evals or "2026-08"',
     ),
     "sample": _Member("sample", _sample, f"a whole number from 0 to {MAX_SAMPLE}"),
+    "run": _Member(
+        "run",
+        _run,
+        f'1 to {MAX_NAMESPACE_CHARS} visible characters, such as baseline or "2026-08-01"',
+    ),
     "tags": _Member(
         "tags",
         _tags,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,10 +17,10 @@ from cache_backends.base import Entry
 from proxy import keys
 from proxy.access import Access
 from proxy.dialects.base import Dialect
-from proxy.errors import NotCached, Offline, UpstreamFailure
+from proxy.errors import NotCached, Offline, ProxyError, UpstreamFailure
 from proxy.fetch import Fetcher
 from proxy.flights import GIVEN_UP, Flight, Flights, Listener
-from proxy.inquiry import Inquiry
+from proxy.inquiry import Inquiry, Rendering
 from proxy.models import (
     Answers,
     Ask,
@@ -36,6 +36,7 @@ from proxy.models import (
 from proxy.modes import Switch
 from proxy.policy import Policy
 from proxy.replies import Replies
+from proxy.runs import Attempt, Runs
 from proxy.store import Store
 from proxy.upstream import Upstream
 
@@ -58,6 +59,7 @@ class Engine:
         upstream: Upstream,
         access: Access,
         replies: Replies,
+        runs: Runs,
         switch: Switch,
         scope: Scope = Scope.CREDENTIAL,
         keyed_headers: frozenset[bytes] = keys.KEYED_HEADERS,
@@ -70,6 +72,7 @@ class Engine:
         self._upstream = upstream
         self._access = access
         self._replies = replies
+        self._runs = runs
         self._switch = switch
         self._scope = scope
         self._keyed_headers = keyed_headers
@@ -100,7 +103,8 @@ class Engine:
 
     def at_hand(self, inquiry: Inquiry) -> Reply | None:
         """The reply, if the answer is in memory."""
-        if not inquiry.verdict.may_read or inquiry.unproven:
+        verdict = inquiry.verdict
+        if not verdict.may_read or verdict.counted or inquiry.unproven:
             return None
         began = time.perf_counter()
         found = self._store.peek(inquiry.question.keys)
@@ -133,6 +137,30 @@ class Engine:
         """The reply, from the cache or the provider; raises what went wrong instead."""
         if inquiry.unproven:
             inquiry = await self._strictly_parsed(inquiry)
+        verdict = inquiry.verdict
+        if verdict.counted and (verdict.may_read or verdict.may_write):
+            return await self._answer_in_run(inquiry)
+        return await self._answer(inquiry)
+
+    async def _answer_in_run(self, inquiry: Inquiry) -> Reply:
+        attempt = await self._runs.begin(inquiry.verdict.run, inquiry.question.keys)
+        try:
+            reply = await self._answer(self._numbered(inquiry, attempt.number))
+            if isinstance(reply.body, bytes):
+                await _judge(attempt, reply)
+            else:
+                reply.body = _judged(attempt, reply, reply.body)
+        except BaseException:
+            await attempt.failed()
+            raise
+        return reply
+
+    def _numbered(self, inquiry: Inquiry, sample: int) -> Inquiry:
+        verdict = replace(inquiry.verdict, sample=sample)
+        question = keys.question(inquiry.call, inquiry.ask, verdict, self._keyed_headers)
+        return replace(inquiry, verdict=verdict, question=question, rendering=Rendering())
+
+    async def _answer(self, inquiry: Inquiry) -> Reply:
         if inquiry.verdict.only_if_cached or inquiry.mode is Mode.OFFLINE:
             return await self._cached_only(inquiry)
         key = self._flight_key(inquiry)
@@ -314,6 +342,24 @@ async def _first_to_start(*listeners: Listener) -> Listener:
     finally:
         for wait in pending:
             wait.cancel()
+
+
+async def _judged(
+    attempt: Attempt, reply: Reply, body: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in body:
+            yield chunk
+    except ProxyError:
+        await attempt.failed()
+        raise
+    await _judge(attempt, reply)
+
+
+async def _judge(attempt: Attempt, reply: Reply) -> None:
+    """Before the caller can try again: his number is free if that was no answer."""
+    if not reply.whole():
+        await attempt.failed()
 
 
 def _answers(found: Sequence[Entry]) -> Answers:

@@ -196,6 +196,11 @@ class Flight:
         return self._dropped + len(self._chunks)
 
     @property
+    def whole(self) -> bool:
+        """Has the provider given a whole answer?"""
+        return self.answers is not None
+
+    @property
     def under_way(self) -> bool:
         """Is there something to tell: an entry, a head, or the end?"""
         return self.done or self.head is not None or self.found is not None

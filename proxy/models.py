@@ -313,3 +313,4 @@ class Reply:
     event: Event
     release: Callable[[], None]
     close: Callable[[], Awaitable[None]] | None = None
+    whole: Callable[[], bool] = lambda: True  # has it all of an answer? Known once it is over

@@ -92,7 +92,7 @@ class Replies:
             headers = without(headers, b"content-length")
         body = listener.backlog() if whole else _stream(inquiry, flight, listener)
         release = partial(self._over, flight, listener, event)
-        return Reply(head.status, headers, body, event, release)
+        return Reply(head.status, headers, body, event, release, whole=lambda: flight.whole)
 
     def passed_on(self, passing: Passing, arrival: Arrival) -> Reply:
         """An answer that is none of the cache's business."""

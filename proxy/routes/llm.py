@@ -139,7 +139,7 @@ class LLMRoute:
         )
         inquiry = self._engine.inquire(call, dialect)
         await self._ask(exchange, inquiry)
-        if request is not None and exchange.hit:
+        if request is not None and exchange.hit and not inquiry.verdict.counted:
             self._memo.add(request, headers, inquiry)
 
     def _refuse_to_ask(self, control: Control, reason: str) -> None:
