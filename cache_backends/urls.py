@@ -24,9 +24,10 @@ MEMORY_MAX_BYTES = 256 * 2**20
 
 ACCEPTED = (
     "memory://, sqlite:///relative.db, sqlite:////absolute.db, redis://host:port/0, "
-    "postgresql://host/database, null://, langchain:module:Class for one of LangChain's, or "
-    "module:Class for a class of your own"
+    "postgresql://host/database, cassette:file.ndjson, null://, langchain:module:Class for one of "
+    "LangChain's, or module:Class for a class of your own"
 )
+CASSETTE = "cassette:"
 LANGCHAIN = "langchain:"
 # Of what is said of a LangChain cache, what is not for the class itself.
 _OURS = ("allow_clear", "clock")
@@ -46,6 +47,8 @@ def open_cache(url: str, /, **options: Any) -> EntryCache:
       `max_connections`
     - `redis://user:password@host:port/0`, `rediss://`, `redis+cluster://host:port`,
       `redis+sentinel://host:port/service/0`: options `prefix`, `ttl`, `timeout`, `max_connections`
+    - `cassette:file.ndjson`, or `cassette:///file.ndjson`, four slashes for an absolute path:
+      options `redact`, `prune`; `max_bytes` means nothing
     - `null://`: keeps nothing, whatever the options
     - `langchain:module:Class?name=value`: a cache that was written for LangChain. Two options are
       kept back, `clock` and `allow_clear`: they are for `LangChainCache`. All others, `url` too,
@@ -62,6 +65,8 @@ def open_cache(url: str, /, **options: Any) -> EntryCache:
     given = {name: value for name, value in options.items() if value is not None}
     if url.startswith(LANGCHAIN):
         return _langchain(url.removeprefix(LANGCHAIN), given)
+    if url.startswith(CASSETTE) and "://" not in url:
+        url = f"cassette:///{url.removeprefix(CASSETTE)}"
     scheme, separator, rest = url.partition("://")
     if not separator:
         return _own(url, given)
@@ -98,6 +103,17 @@ def _sqlite(rest: str, options: Mapping[str, Any]) -> EntryCache:
     return _made(SQLiteCache, rest[1:], **options)
 
 
+def _cassette(rest: str, options: Mapping[str, Any]) -> EntryCache:
+    if not rest.startswith("/") or rest == "/":
+        raise ValueError(
+            f"cassette://{rest} names no file: use cassette:relative.ndjson or cassette:/absolute"
+        )
+    from cache_backends.cassette import CassetteCache
+
+    told = {name: value for name, value in options.items() if name != "max_bytes"}
+    return _made(CassetteCache, rest[1:], **told)
+
+
 def _postgres(rest: str, options: Mapping[str, Any]) -> EntryCache:
     with needing("postgres"):
         from cache_backends.postgres import PostgresCache
@@ -121,6 +137,7 @@ def _made(make: Callable[..., EntryCache], /, *place: str, **options: Any) -> En
 
 
 _OPENERS: dict[str, Callable[[str, Mapping[str, Any]], EntryCache]] = {
+    "cassette": _cassette,
     "memory": _memory,
     "null": _null,
     "postgres": _postgres,

@@ -37,6 +37,22 @@ def test_null() -> None:
     assert isinstance(open_cache("null://", max_bytes=10), NullCache)
 
 
+@pytest.mark.parametrize("slashes", ["", "///"])
+def test_cassettes_take_relative_and_absolute_paths(
+    slashes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With or without the slashes of a URL; a bound means nothing to them."""
+    monkeypatch.chdir(tmp_path)
+    relative = open_cache(f"cassette:{slashes}sub/file.ndjson", max_bytes=10)
+    assert repr(relative) == f"<CassetteCache {tmp_path}/sub/file.ndjson: 0 entries>"
+    absolute = open_cache(f"cassette:{slashes}{tmp_path}/file.ndjson", redact=[("a", "b")])
+    assert repr(absolute) == f"<CassetteCache {tmp_path}/file.ndjson: 0 entries>"
+    with pytest.raises(ValueError, match="names no file: use cassette:relative.ndjson"):
+        open_cache(f"cassette:{slashes}")
+    with pytest.raises(ValueError, match="matches the empty text"):
+        open_cache("cassette:file.ndjson", redact=[("a*", "b")])
+
+
 def test_sqlite_takes_relative_and_absolute_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
