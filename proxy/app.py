@@ -17,6 +17,7 @@ from proxy import __version__, keys
 from proxy.access import Access
 from proxy.aiohttp_transport import AiohttpTransport
 from proxy.application import Application
+from proxy.catalogue import Catalogue
 from proxy.config import Rule as RuleSettings
 from proxy.config import Settings, is_loopback, load_settings
 from proxy.dialects.base import Dialect
@@ -40,6 +41,7 @@ from proxy.prices import Price, Prices
 from proxy.providers import build_providers
 from proxy.replies import Replies
 from proxy.routes.admin import join_admin
+from proxy.routes.admin_entries import entries_router
 from proxy.routes.admin_gate import Gate
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import Health, ops_router
@@ -63,6 +65,8 @@ DIALECTS: Mapping[str, Dialect] = {
         TokenCount("count_tokens", Messages()),
     )
 }
+# As entries name them.
+VERSIONS = {name: f"{name}/{dialect.version}" for name, dialect in DIALECTS.items()}
 
 
 def create_app(
@@ -123,6 +127,10 @@ def create_app(
         patience_s=settings.upstream.flight_patience_s,
     )
     health = Health(degraded=lambda: store.degraded)
+    gate = build_gate(settings, access)
+    catalogue = Catalogue(
+        cache, dialects=DIALECTS, stale_s=settings.cache.stale_if_error_s, clock=clock
+    )
     llm = LLMRoute(
         engine=engine,
         providers=build_providers(settings),
@@ -135,7 +143,7 @@ def create_app(
     )
     return Application(
         llm=llm,
-        ops=build_ops(health, build_gate(settings, access)),
+        ops=build_ops(health, gate, [entries_router(gate, catalogue, VERSIONS)]),
         engine=engine,
         store=store,
         flights=flights,

@@ -59,6 +59,11 @@ class Dialect(Protocol):
     def name(self) -> str: ...
 
     @property
+    def version(self) -> int:
+        """Part of what entries are called by: "chat/1"."""
+        ...
+
+    @property
     def request_id(self) -> bytes:
         """The response header in which clients look for the request's id."""
         ...

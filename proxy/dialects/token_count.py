@@ -22,6 +22,8 @@ from proxy.models import AnswerFacts, Answers, Ask, Bounds, Call, Head
 class TokenCount:
     """Reads requests as the dialect does whose tokens are counted."""
 
+    version = 1
+
     def __init__(self, name: str, counted: Dialect) -> None:
         self.name = name
         self.request_id = counted.request_id
@@ -31,7 +33,7 @@ class TokenCount:
         ask = self._counted.read(call)
         return replace(
             ask,
-            dialect=f"{self.name}/1",
+            dialect=f"{self.name}/{self.version}",
             stream=False,
             echoed={},
             bounds=Bounds(uncached=ask.bounds.uncached),
