@@ -1,206 +1,29 @@
 """What every cache that several processes share must do, beyond keeping entries.
 
 Subclass the suite and give it two fixtures: `cache`, empty, and `other`, another instance on the
-same store. Both read their time from the `clock` fixture. For a cache that can only be listed there
-is a suite with the first part, which needs no `other`.
+same store. Both read their time from the `clock` fixture.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
-from cache_backends.base import Entry, Generation
-from cache_backends.shared import EVERYTHING, Filter, ListedCache, SharedCache, Summary
-from tests.cache_backends.conformance import CountedConformance, entry_of
+from cache_backends.shared import EVERYTHING, Filter, Narrowing, SharedCache
+from tests.cache_backends.conformance import entry_of
+from tests.cache_backends.listed_conformance import (
+    OTHERS,
+    ListedConformance,
+    chosen,
+    listing,
+    store,
+)
 from tests.fakes.clock import FakeClock
 
 NOBODY_KNEW_A_LATER_ONE = 2**53
-OTHERS = {
-    "provider": "anthropic",
-    "dialect": "messages",
-    "model": "claude",
-    "namespace": "evals",
-    "client": "ann",
-}
-
-
-class ListedConformance(CountedConformance):
-    """Listing, and removal by filter."""
-
-    async def test_a_listing_tells_of_each_entry(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """All but the strings and the answer, and the beginning of the prompt."""
-        entry = entry_of("☂" * 600, clock, Generation("x" * 5000), expires=60.5, retained=120.25)
-        await cache.put(entry)
-        (told,) = await listing(cache)
-        assert told.bytes >= 5000 + 600 * 3
-        assert told == Summary(
-            entry.key.id,
-            entry.stored_at,
-            entry.expires_at,
-            entry.retained_until,
-            told.bytes,
-            "☂" * 500,
-            entry.tags,
-            entry.about,
-        )
-
-    async def test_an_empty_store_has_one_empty_page(self, cache: ListedCache) -> None:
-        """Nothing to list is no error."""
-        assert await cache.page(EVERYTHING) == ([], None)
-
-    async def test_those_stored_last_are_listed_first(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """Through as many pages as it takes, each entry once; an entry stored again moves up."""
-        await store(cache, clock, [{} for _ in range(25)])
-        clock.advance(1)
-        await cache.put(entry_of("7", clock))
-        told = await listing(cache, limit=10)
-        numbers = [7, *(number for number in range(24, -1, -1) if number != 7)]
-        assert [each.prompt for each in told] == [str(number) for number in numbers]
-
-    async def test_entries_of_one_instant_are_listed_once_each(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """Stored at once and at the same time, they still have an order to page through."""
-        await cache.put_many([entry_of(str(number), clock) for number in range(25)])
-        told = await listing(cache, limit=4)
-        assert sorted(int(each.prompt) for each in told) == list(range(25))
-
-    async def test_no_page_is_longer_than_asked_for(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """And the first of several says where to go on."""
-        await store(cache, clock, [{} for _ in range(5)])
-        page = await cache.page(EVERYTHING, limit=3)
-        assert len(page.entries) == 3
-        assert page.cursor is not None
-
-    @pytest.mark.parametrize("cursor", ["", "no cursor", "é", "\x00", "-1:", "9" * 400, "{}"])
-    async def test_a_cursor_that_no_page_gave_is_refused(
-        self, cache: ListedCache, clock: FakeClock, cursor: str
-    ) -> None:
-        """It comes from outside: not an empty page, and not a fault of the store."""
-        await cache.put(entry_of("prompt", clock))
-        with pytest.raises(ValueError, match="cursor"):
-            await cache.page(EVERYTHING, cursor=cursor)
-
-    async def test_an_entry_that_has_ended_is_not_listed(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """One that is only expired is: it may still be served."""
-        await cache.put(entry_of("ended", clock, expires=1, retained=10))
-        await cache.put(entry_of("expired", clock, expires=1, retained=20))
-        clock.advance(10)
-        assert [each.prompt for each in await listing(cache)] == ["expired"]
-
-    @pytest.mark.parametrize("name", OTHERS)
-    async def test_entries_are_chosen_by_what_they_are_about(
-        self, cache: ListedCache, clock: FakeClock, name: str
-    ) -> None:
-        """Each of the facts finds those that have it, exactly."""
-        usual = dict.fromkeys(OTHERS, "usual")
-        facts = [usual, usual | {name: OTHERS[name]}, {}, {name: [OTHERS[name]]}, usual]
-        await store(cache, clock, [{"about": about} for about in facts])
-        assert await chosen(cache, Filter(**{name: OTHERS[name]})) == [1]
-        assert await chosen(cache, Filter(**{name: "usual"})) == [4, 0]
-        assert await chosen(cache, Filter(**{name: OTHERS[name][:-1]})) == []
-
-    async def test_entries_are_chosen_by_tag(self, cache: ListedCache, clock: FakeClock) -> None:
-        """One of theirs, whole and whatever it is made of."""
-        kinds = (["a", "é b%:{}"], ["a"], [], ["ab"], ["é b%:{}"])
-        await store(cache, clock, [{"tags": tags} for tags in kinds])
-        assert await chosen(cache, Filter(tag="a")) == [1, 0]
-        assert await chosen(cache, Filter(tag="é b%:{}")) == [4, 0]
-        assert await chosen(cache, Filter(tag="c")) == []
-
-    async def test_entries_are_chosen_by_id(self, cache: ListedCache, clock: FakeClock) -> None:
-        """Those that are there; none for what is no id."""
-        entries = await store(cache, clock, [{} for _ in range(4)])
-        ids = (entries[3].key.id, "0" * 64, entries[1].key.id, "no id", "é", entries[1].key.id)
-        assert sorted(await chosen(cache, Filter(ids=ids))) == [1, 3]
-        assert await chosen(cache, Filter(ids=())) == []
-
-    async def test_entries_are_chosen_by_when_they_were_stored(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """Neither of the two times is included."""
-        entries = await store(cache, clock, [{} for _ in range(5)])
-        first, last = entries[1].stored_at, entries[3].stored_at
-        assert await chosen(cache, Filter(stored_after=first)) == [4, 3, 2]
-        assert await chosen(cache, Filter(stored_before=last)) == [2, 1, 0]
-        assert await chosen(cache, Filter(stored_after=first, stored_before=last)) == [2]
-
-    async def test_all_that_a_filter_says_must_fit(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """Facts, tags and ids narrow each other down."""
-        kinds: list[dict[str, Any]] = [
-            {"about": {"model": model, "namespace": namespace}, "tags": [tag]}
-            for model in "mn"
-            for namespace in "ab"
-            for tag in "xy"
-        ]
-        entries = await store(cache, clock, kinds)
-        narrow = Filter(model="n", namespace="b", tag="y")
-        assert await chosen(cache, narrow) == [7]
-        assert await chosen(cache, replace(narrow, ids=(entries[6].key.id,))) == []
-        assert await chosen(cache, Filter(model="n", tag="x")) == [6, 4]
-
-    async def test_a_replaced_entry_is_chosen_by_its_new_facts_only(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """What the one before was about is forgotten with it."""
-        await cache.put(entry_of("0", clock, about={"model": "old"}, tags=["old"]))
-        await cache.put(entry_of("0", clock, about={"model": "new"}, tags=["new"]))
-        assert await chosen(cache, Filter(model="old")) == []
-        assert await chosen(cache, Filter(tag="old")) == []
-        assert await chosen(cache, Filter(model="new", tag="new")) == [0]
-
-    async def test_a_filtered_listing_goes_through_pages(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """Those that do not fit neither end it nor count."""
-        kinds = [{"tags": ["odd"] if number % 2 else []} for number in range(40)]
-        await store(cache, clock, kinds)
-        told = await listing(cache, Filter(tag="odd"), limit=3)
-        assert [int(each.prompt) for each in told] == list(range(39, 0, -2))
-
-    async def test_remove_takes_what_the_filter_covers(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """And tells how many there were; the others stay."""
-        kinds = [{"about": {"model": "ab"[number % 2]}} for number in range(10)]
-        entries = await store(cache, clock, kinds)
-        assert await cache.remove(Filter(model="b"), before=NOBODY_KNEW_A_LATER_ONE) == 5
-        assert await chosen(cache, EVERYTHING) == [8, 6, 4, 2, 0]
-        assert await cache.get_many([entries[0].key, entries[1].key]) == [entries[0], None]
-        assert await cache.remove(Filter(model="b"), before=NOBODY_KNEW_A_LATER_ONE) == 0
-        assert (await cache.totals()).entries == 5
-
-    async def test_remove_by_id_tells_how_many_there_were(
-        self, cache: ListedCache, clock: FakeClock
-    ) -> None:
-        """What is not there, or is no id, does not count; nothing counts twice."""
-        entries = await store(cache, clock, [{} for _ in range(3)])
-        ids = (entries[0].key.id, entries[0].key.id, "no id", "0" * 64, "é")
-        assert await cache.remove(Filter(ids=ids), before=NOBODY_KNEW_A_LATER_ONE) == 1
-        assert await chosen(cache, EVERYTHING) == [2, 1]
-
-    async def test_remove_takes_any_number(self, cache: ListedCache, clock: FakeClock) -> None:
-        """More than any batch holds."""
-        await cache.put_many([entry_of(str(number), clock) for number in range(2500)])
-        assert await cache.remove(Filter(tag="eval"), before=NOBODY_KNEW_A_LATER_ONE) == 2500
-        assert await cache.totals() == (0, 0)
-        assert await cache.page(EVERYTHING) == ([], None)
 
 
 class SharedConformance(ListedConformance):
@@ -224,9 +47,9 @@ class SharedConformance(ListedConformance):
         """Without it nobody could tell whether a later purge covers the entry."""
         entry = replace(entry_of("prompt", clock), seen=seen)
         await cache.put(entry)
-        found = await cache.get(entry.key)
-        assert found is not None
-        assert found.seen == seen
+        for found in (await cache.get(entry.key), *await cache.by_ids([entry.key.id])):
+            assert found is not None
+            assert found.seen == seen
 
     async def test_a_listing_bears_that_others_come_and_go(
         self, cache: SharedCache, other: SharedCache, clock: FakeClock
@@ -243,6 +66,34 @@ class SharedConformance(ListedConformance):
             await other.put(entry_of(prompt, clock))
         told += [each.prompt for each in await listing(cache, limit=5, cursor=page.cursor)]
         assert told == [str(number) for number in range(19, -1, -1) if number not in (2, 14)]
+
+    async def test_remove_takes_what_the_filter_covers(
+        self, cache: SharedCache, clock: FakeClock
+    ) -> None:
+        """And tells how many there were; the others stay."""
+        kinds = [{"about": {"model": "ab"[number % 2]}} for number in range(10)]
+        entries = await store(cache, clock, kinds)
+        assert await cache.remove(Filter(model="b"), before=NOBODY_KNEW_A_LATER_ONE) == 5
+        assert await chosen(cache, EVERYTHING) == [8, 6, 4, 2, 0]
+        assert await cache.get_many([entries[0].key, entries[1].key]) == [entries[0], None]
+        assert await cache.remove(Filter(model="b"), before=NOBODY_KNEW_A_LATER_ONE) == 0
+        assert (await cache.totals()).entries == 5
+
+    async def test_remove_by_id_tells_how_many_there_were(
+        self, cache: SharedCache, clock: FakeClock
+    ) -> None:
+        """What is not there, or is no id, does not count; nothing counts twice."""
+        entries = await store(cache, clock, [{} for _ in range(3)])
+        ids = (entries[0].key.id, entries[0].key.id, "no id", "0" * 64, "é")
+        assert await cache.remove(Filter(ids=ids), before=NOBODY_KNEW_A_LATER_ONE) == 1
+        assert await chosen(cache, EVERYTHING) == [2, 1]
+
+    async def test_remove_takes_any_number(self, cache: SharedCache, clock: FakeClock) -> None:
+        """More than any batch holds."""
+        await cache.put_many([entry_of(str(number), clock) for number in range(2500)])
+        assert await cache.remove(Filter(tag="eval"), before=NOBODY_KNEW_A_LATER_ONE) == 2500
+        assert await cache.totals() == (0, 0)
+        assert await cache.page(EVERYTHING) == ([], None)
 
     async def test_remove_leaves_what_was_made_after_the_purge(
         self, cache: SharedCache, clock: FakeClock
@@ -366,36 +217,41 @@ class SharedConformance(ListedConformance):
         await cache.release("name", "me")
         assert not await cache.claim("name", "me", 60)
 
+    async def test_hits_and_facts_are_the_stores(
+        self, cache: SharedCache, other: SharedCache, clock: FakeClock
+    ) -> None:
+        """What one counts the other tells, and what one says the other knows."""
+        (entry,) = await store(cache, clock, [{}])
+        await asyncio.gather(
+            *(each.add_hits({entry.key.id: 1}) for each in (cache, other) for _ in range(10))
+        )
+        assert [each.hits for each in await listing(other)] == [20]
+        assert await chosen(other, EVERYTHING, Narrowing(min_hits=20)) == [0]
+        await cache.set_fact("mode", "offline")
+        assert await other.fact("mode", "normal") == "offline"
 
-async def store(
-    cache: ListedCache, clock: FakeClock, kinds: Sequence[dict[str, Any]]
-) -> list[Entry]:
-    """Store an entry of each kind, a second after the other; their prompts are their numbers."""
-    entries = []
-    for number, kind in enumerate(kinds):
-        clock.advance(1)
-        entries.append(entry_of(str(number), clock, **kind))
-        await cache.put(entries[-1])
-    return entries
+    async def test_counts_add_up_over_all_who_count(
+        self, cache: SharedCache, other: SharedCache
+    ) -> None:
+        """Whoever asks is told the same sums, and none is lost."""
+        amounts = [{"hits": 1, "seconds": 0.25, f"of {number % 3}": 2} for number in range(20)]
+        await asyncio.gather(
+            *(
+                (cache if number % 2 else other).add_counts("stats", each)
+                for number, each in enumerate(amounts)
+            )
+        )
+        sums = {"hits": 20, "seconds": 5, "of 0": 14, "of 1": 14, "of 2": 12}
+        assert await cache.counts("stats") == await other.counts("stats") == sums
+        await other.forget_counts("stats")
+        assert await cache.counts("stats") == {}
 
-
-async def listing(
-    cache: ListedCache,
-    filter: Filter = EVERYTHING,
-    *,
-    limit: int = 100,
-    cursor: str | None = None,
-) -> list[Summary]:
-    """All pages; a page may be shorter than asked for, also when others follow."""
-    page = await cache.page(filter, cursor=cursor, limit=limit)
-    told = list(page.entries)
-    while page.cursor is not None:
-        page = await cache.page(filter, cursor=page.cursor, limit=limit)
-        assert len(page.entries) <= limit
-        told += page.entries
-    return told
-
-
-async def chosen(cache: ListedCache, filter: Filter) -> list[int]:
-    """The numbers of the entries that the filter covers."""
-    return [int(each.prompt) for each in await listing(cache, filter)]
+    async def test_what_is_removed_by_filter_keeps_no_hits(
+        self, cache: SharedCache, clock: FakeClock
+    ) -> None:
+        """Stored again, it begins with none."""
+        (entry,) = await store(cache, clock, [{}])
+        await cache.add_hits({entry.key.id: 3})
+        await cache.remove(EVERYTHING, before=NOBODY_KNEW_A_LATER_ONE)
+        await cache.put(entry)
+        assert [each.hits for each in await listing(cache)] == [0]

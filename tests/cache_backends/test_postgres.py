@@ -41,6 +41,8 @@ def cache(store: PostgresStore) -> PostgresCache:
 
 
 class TestPostgresCache(SharedConformance):
+    finds_text = False
+
     @pytest.fixture
     def clock(self, store: PostgresStore) -> FakeClock:
         return store.clock
