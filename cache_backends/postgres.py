@@ -42,7 +42,7 @@ STORE_BYTES = 8 * 2**20
 # What one statement reads by ids at most.
 READ_ROWS = 100
 BYTES_PER_S = 16 * 2**20
-# For a batch of a listing, a removal or housekeeping: nobody waits there for an answer.
+# For a batch of managing, counting or housekeeping: nobody waits there for an answer.
 BATCH_S = 5.0
 
 
