@@ -74,7 +74,10 @@ class Agreements:
     async def counts(self, group: str) -> dict[str, float]:
         (found,) = await self._connections.run(("HGETALL", self._names.counts(group)))
         pairs = zip(found[::2], found[1::2], strict=True)
-        return {name.decode(errors="replace"): float(amount) for name, amount in pairs}
+        try:
+            return {name.decode(errors="replace"): float(amount) for name, amount in pairs}
+        except ValueError as exc:
+            raise CacheError(f"the counts {group!r} hold something else than numbers") from exc
 
     async def forget_counts(self, group: str) -> None:
         await self._connections.run(("DEL", self._names.counts(group)))

@@ -81,8 +81,9 @@ for at = 4, #ARGV, 5 do
     if ending ~= '' then redis.call('ZADD', ends, ending, id) end
     for group in string.gmatch(groups, '%S+') do
         local set, member = seat(group, id)
+        -- What is in there and is not counted was left behind when the records were lost.
+        if redis.call('HINCRBY', records, set, 1) == 1 then redis.call('UNLINK', book .. set) end
         redis.call('ZADD', book .. set, set == group and place or 0, member)
-        redis.call('HINCRBY', records, set, 1)
     end
     places[#places + 1] = place
 end

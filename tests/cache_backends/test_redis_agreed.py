@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from math import inf, nan
 
 import pytest
 import pytest_asyncio
@@ -12,7 +13,7 @@ from redis import Redis
 from cache_backends import CacheError
 from cache_backends.redis import RedisCache
 from cache_backends.redis_rows import Names
-from cache_backends.shared import EVERYTHING, Filter
+from cache_backends.shared import EVERYTHING, Filter, Narrowing
 from tests.fakes.redis_servers import RedisServer
 
 
@@ -116,7 +117,7 @@ async def test_a_row_that_cannot_be_read_covers_everything(
     assert await cache.announce(EVERYTHING) > last + 1
 
 
-@pytest.mark.parametrize("key", ["index", "records", "log", "facts"])
+@pytest.mark.parametrize("key", ["index", "records", "log", "facts", "hits", "prompts"])
 async def test_a_key_that_holds_something_else_is_said(
     cache: RedisCache, raw: Redis, names: Names, fresh_name: str, key: str
 ) -> None:
@@ -127,6 +128,8 @@ async def test_a_key_that_holds_something_else_is_said(
         "records": lambda: cache.totals(),
         "log": lambda: cache.purges(0),
         "facts": lambda: cache.fact("name", "value"),
+        "hits": lambda: cache.page(EVERYTHING, narrowed=Narrowing(min_hits=1)),
+        "prompts": lambda: cache.page(Filter(prompt_digest="0")),
     }[key]
     with pytest.raises(CacheError, match="something else"):
         await use()
@@ -158,3 +161,53 @@ async def test_a_fact_can_be_had_where_nothing_can_be_written(
     with pytest.raises(CacheError, match="is a replica"):
         await cache.fact("another", "value")
     await cache.aclose()
+
+
+async def test_a_fact_can_be_changed(cache: RedisCache) -> None:
+    """One that was never there too; whoever asks gets the new one."""
+    assert await cache.fact("mode", "normal") == "normal"
+    await cache.set_fact("mode", "offline")
+    await cache.set_fact("another", "é")
+    assert await cache.fact("mode", "normal") == "offline"
+    assert await cache.fact("another", "") == "é"
+
+
+async def test_counts_add_up(cache: RedisCache) -> None:
+    """Whoever adds, in whatever order; groups are kept apart."""
+    amounts = {"hits": 1, "é {}:": 0.1, "usd": -1e-7}
+    await asyncio.gather(*(cache.add_counts("a", amounts) for _ in range(20)))
+    await cache.add_counts("b", {"hits": 2**40})
+    await cache.add_counts("b", {})
+    assert await cache.counts("a") == pytest.approx({"hits": 20, "é {}:": 2, "usd": -2e-6})
+    assert await cache.counts("b") == {"hits": 2**40}
+    assert await cache.counts("c") == {}
+
+
+async def test_groups_of_counts_can_be_forgotten(cache: RedisCache) -> None:
+    """One at a time, also one that nobody added to; a clear leaves them alone."""
+    await cache.add_counts("a", {"hits": 1})
+    await cache.add_counts("b", {"hits": 1})
+    await cache.forget_counts("a")
+    await cache.forget_counts("c")
+    await cache.aclear()
+    assert await cache.counts("a") == {}
+    assert await cache.counts("b") == {"hits": 1}
+
+
+@pytest.mark.parametrize("amount", [inf, -inf, nan])
+async def test_what_cannot_be_added_changes_no_count(cache: RedisCache, amount: float) -> None:
+    """All are added or none."""
+    with pytest.raises(ValueError, match="finite"):
+        await cache.add_counts("a", {"before": 1, "hits": amount, "after": 1})
+    assert await cache.counts("a") == {}
+
+
+async def test_counts_that_are_no_numbers_are_said(
+    cache: RedisCache, raw: Redis, names: Names
+) -> None:
+    """Nobody takes them for none."""
+    raw.hset(names.counts("a"), "hits", "many")
+    with pytest.raises(CacheError, match="something else"):
+        await cache.counts("a")
+    with pytest.raises(CacheError):
+        await cache.add_counts("a", {"hits": 1})

@@ -152,6 +152,9 @@ async def test_a_value_that_is_no_answer_is_a_miss_and_goes(
     assert await cache.get_many([ENTRY.key, other.key]) == [None, other]
     assert cache.broken == 1
     assert not raw.exists(fresh_name + ENTRY.key.id)
+    raw.set(fresh_name + ENTRY.key.id, HOSTILE_TAILS[name])
+    assert await cache.by_ids([ENTRY.key.id, other.key.id]) == [None, other]
+    assert cache.broken == 2
     await cache.put(ENTRY)
     assert await cache.get(ENTRY.key) == ENTRY
 
@@ -161,13 +164,13 @@ async def test_a_key_that_holds_something_else_is_a_miss_and_goes(
     cache: RedisCache, raw: Redis, fresh_name: str, kind: str
 ) -> None:
     """Also those are listed by nobody, and overwritten by the next answer."""
-    for use in (cache.get(ENTRY.key), cache.page(EVERYTHING)):
+    for use in (cache.get(ENTRY.key), cache.by_ids([ENTRY.key.id]), cache.page(EVERYTHING)):
         await cache.put(ENTRY)
         raw.delete(fresh_name + ENTRY.key.id)
         HOSTILE_KINDS[kind](raw, fresh_name + ENTRY.key.id)
-        assert await use in (None, ([], None))
+        assert await use in (None, [None], ([], None))
         assert not raw.exists(fresh_name + ENTRY.key.id)
-    assert cache.broken == 2
+    assert cache.broken == 3
     HOSTILE_KINDS[kind](raw, fresh_name + ENTRY.key.id)
     await cache.put(ENTRY)
     assert await cache.get(ENTRY.key) == ENTRY
@@ -186,6 +189,30 @@ async def test_the_first_broken_value_is_logged_the_others_counted(
     assert fresh_name in record.getMessage()
     assert "secret" not in record.getMessage()
     assert cache.broken == 3
+
+
+async def test_entries_are_found_by_their_ids_alone(cache: RedisCache) -> None:
+    """In order, each as often as it is asked for; also more than are read at once."""
+    entries = [ENTRY, *(entry_of(str(number), CLOCK, retained=5) for number in range(200))]
+    await cache.put_many(entries)
+    ids = [entry.key.id for entry in entries]
+    asked = ["no id", *ids, "0" * 64, ids[0].upper(), ids[0]]
+    assert await cache.by_ids(asked) == [None, *entries, None, None, ENTRY]
+    assert await cache.by_ids([]) == []
+
+
+async def test_an_entry_that_has_ended_is_not_found_by_its_id(
+    redis_url: str, fresh_name: str
+) -> None:
+    """Also where the server has not let go of it yet."""
+    clock = FakeClock()
+    cache = RedisCache(redis_url, prefix=fresh_name, timeout=10, clock=clock)
+    entry = entry_of("prompt", clock, retained=60)
+    await cache.put(entry)
+    assert await cache.by_ids([entry.key.id]) == [entry]
+    clock.advance(60)
+    assert await cache.by_ids([entry.key.id]) == [None]
+    await cache.aclose()
 
 
 async def test_an_entry_asked_for_by_a_wrong_id_stays(cache: RedisCache) -> None:
@@ -220,8 +247,11 @@ def test_keys_begin_with_the_prefix_and_share_a_slot() -> None:
         names.index,
         names.ends,
         names.records,
+        names.prompts,
+        names.hits,
         names.log,
         names.facts,
+        names.counts("x" * 999),
         names.lease("x" * 999),
     )
     assert all(each.startswith("cache:{cache}:") and len(each) < 64 for each in beside)
