@@ -88,14 +88,15 @@ class Catalogue:
         )
 
     async def page(self, which: Selection, *, cursor: str | None = None, limit: int = 100) -> Page:
-        """A part of the list, those stored last first. BadRequest for a cursor that is none."""
+        """A part of the list, those stored last first. BadRequest for a cursor that is none, or a
+        text too short to be found."""
         try:
             return await _within(
                 READ_S,
                 self.cache.page(which.filter, narrowed=which.narrowed, cursor=cursor, limit=limit),
             )
         except ValueError as exc:
-            raise BadRequest(f"cursor: {exc}") from exc
+            raise BadRequest(f"{exc}.") from exc
 
     async def pages(self, which: Selection, *, cursor: str | None = None) -> AsyncIterator[Page]:
         """All parts of the list; there is always one."""
@@ -184,7 +185,10 @@ class Catalogue:
         tags = entry.tags if change.tags is None else change.tags
         entry = _with_ends(replace(entry, tags=tags), ends, pinned)
         await self._amend([entry])
-        return Summary.of(entry, summary.bytes, summary.prompt, summary.hits)
+        try:
+            return (await self.entry(id))[0]
+        except NotThere:  # its end was in the past
+            return Summary.of(entry, summary.bytes, summary.prompt, summary.hits)
 
     async def correct(
         self, id: str, *, text: str | None = None, generations: list[Generation] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from proxy.routes import admin_border
 from tests.fakes.admin import FULL, READ, TOKENS, AdminClient, bearing
 from tests.fakes.broken_cache import BrokenCache
 from tests.fakes.live_proxy import StartProxy
@@ -77,6 +78,28 @@ async def test_foreign_pages_are_refused(
             answer = await admin.request(method, path, headers=header)
             assert answer.status_code == 403
             assert SAFE.items() <= dict(answer.headers).items()
+
+
+async def test_too_large_a_body_is_not_read(
+    proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """413, whether its length is announced or not."""
+    monkeypatch.setattr(admin_border, "MAX_BODY_BYTES", 1000)
+    live = await proxy(admin=TOKENS)
+
+    async def chunks() -> object:
+        for _ in range(5):
+            yield b"x" * 300
+
+    async with AdminClient(live.origin) as admin:
+        for content in (b"x" * 1001, chunks()):
+            answer = await admin.put(
+                f"/entries/{'0' * 64}",
+                content=content,
+                headers={"content-type": "application/json"},
+            )
+            assert answer.status_code == 413
+            assert answer.json()["error"]["code"] == "body_too_large"
 
 
 async def test_data_and_admin_ports(proxy: StartProxy, client: httpx.AsyncClient) -> None:

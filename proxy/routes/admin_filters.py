@@ -72,7 +72,7 @@ class Filters(BaseModel):
     client: Text | None = None
     run: Text | None = None
     tag: Text | None = None
-    text: Text | None = None
+    text: Annotated[Text, Field(min_length=3)] | None = None
     """In the prompt or in the answer, whatever its case."""
     stored_before: Time | None = None
     stored_after: Time | None = None
