@@ -11,15 +11,15 @@ from cache_backends.postgres_session import Session
 # What one statement counts at most: so many rows are held until it ends.
 COUNT_ROWS = 10_000
 
-# Entries that are counted for cannot be deleted meanwhile, and those that are being deleted are
-# passed over, so that nobody waits there; then rows are taken in one order by everybody. Like
-# entries, what was counted in the last half second may be lost in a crash of the server.
+# What is counted for cannot be deleted meanwhile, and what is being deleted is passed over: nobody
+# waits there. Then everybody takes the rows in one order. Like entries, what was counted in the
+# last half second may be lost in a crash of the server.
 ADD_HITS = """
 WITH there AS MATERIALIZED (
     SELECT id, more FROM {schema}.entries
         JOIN unnest($1::bytea[], $2::bigint[]) AS counted (id, more) USING (id)
     WHERE retained_until IS NULL OR retained_until > $3
-    ORDER BY id FOR KEY SHARE OF entries SKIP LOCKED
+    FOR KEY SHARE OF entries SKIP LOCKED
 )
 INSERT INTO {schema}.hits AS held (id, hits)
 SELECT id, more FROM there, set_config('synchronous_commit', 'off', true) ORDER BY id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import inf
 from typing import NamedTuple
 
 from cache_backends.base import Entry, Key, Totals, id_bytes
@@ -15,8 +14,9 @@ from cache_backends.postgres_session import Row, Session
 ROW_OVERHEAD_BYTES = 512
 # What one transaction deletes at most: locks are held, and the log is written, for so many.
 DELETE_ROWS = 1000
-# When a pinned entry was used: after all others, also after any mark of use.
-USED_LAST = inf
+# A pinned entry counts as used by so much later, a thousand years: it is evicted after all others,
+# and of several that pinned first goes first.
+PINNED_S = 1000 * 365 * 86_400.0
 
 FIND = """
 SELECT stored_at, expires_at, retained_until, used_at, seen, value FROM {schema}.entries
@@ -112,7 +112,7 @@ def row_of(entry: Entry, now: float) -> Row:
         entry.stored_at,
         entry.expires_at,
         entry.retained_until,
-        USED_LAST if entry.pinned else now,
+        now + PINNED_S if entry.pinned else now,
         entry.seen,
         sum(map(len, (value, told, prompt, llm_string))) + ROW_OVERHEAD_BYTES,
         ",".join(marks_of_entry(entry)),

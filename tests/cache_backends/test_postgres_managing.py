@@ -11,11 +11,20 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
-from cache_backends import CacheError, Entry, Filter, Generation, PostgresCache, postgres_schema
+from cache_backends import (
+    CacheError,
+    Entry,
+    Filter,
+    Generation,
+    Key,
+    PostgresCache,
+    postgres_schema,
+)
 from cache_backends.base import Unsupported
 from cache_backends.postgres_session import Database
-from cache_backends.shared import AFTER_ALL, EVERYTHING, Narrowing
+from cache_backends.shared import AFTER_ALL, EVERYTHING, ListedCache, Narrowing
 from tests.cache_backends.conformance import entry_of
+from tests.cache_backends.evicting_conformance import SMALL_BYTES, EvictingConformance
 from tests.fakes.clock import FakeClock
 from tests.fakes.postgres_store import PostgresStore
 
@@ -35,6 +44,21 @@ def clock(store: PostgresStore) -> FakeClock:
 @pytest.fixture
 def cache(store: PostgresStore) -> PostgresCache:
     return store.open()
+
+
+class TestPostgresEvicting(EvictingConformance):
+    @pytest.fixture
+    def clock(self, store: PostgresStore) -> FakeClock:
+        return store.clock
+
+    @pytest.fixture
+    def small(self, store: PostgresStore) -> PostgresCache:
+        return store.open(max_bytes=SMALL_BYTES, keep_house_every=0)
+
+    async def make_room(self, cache: ListedCache) -> None:
+        async with asyncio.timeout(10):
+            while (await cache.totals()).bytes > SMALL_BYTES:
+                await cache.get(Key.of("nobody stored this", "llm"))
 
 
 async def hits_of(cache: PostgresCache) -> dict[str, int]:
@@ -79,15 +103,31 @@ async def test_hits_are_counted_from_all_sides_at_once(
     assert counted == [(8, 1000)]
 
 
-async def test_what_has_ended_is_not_counted_for(
-    store: PostgresStore, cache: PostgresCache, clock: FakeClock
-) -> None:
+async def test_what_has_ended_is_not_counted_for(store: PostgresStore, clock: FakeClock) -> None:
     """Nothing is kept of an entry that is gone to whoever asks, although its row is there."""
     ended = entry_of("prompt", clock, retained=10)
-    await cache.put(ended)
+    first = store.open()
+    await first.put(ended)
+    await first.aclose()  # nor does it keep house any more
     clock.advance(10)
-    await cache.add_hits({ended.key.id: 1, "no id": 1, "0" * 64: 1})
+    await store.open().add_hits({ended.key.id: 1, "no id": 1, "0" * 64: 1})
+    assert await store.run("SELECT count(*) FROM {schema}.entries") == [(1,)]
     assert await store.run("SELECT count(*) FROM {schema}.hits") == [(0,)]
+
+
+async def test_what_is_being_deleted_is_not_counted_for(
+    store: PostgresStore, cache: PostgresCache, clock: FakeClock
+) -> None:
+    """Nobody waits for it, and no hits are left when it is gone; the others have theirs."""
+    gone, other = entry_of("gone", clock), entry_of("other", clock)
+    await cache.put_many([gone, other])
+    session = await Database(store.url, store.schema).connect()
+    async with session.transaction():
+        await session.fetch_once("DELETE FROM {schema}.entries WHERE prompt = 'gone'")
+        await cache.add_hits({gone.key.id: 1, other.key.id: 1})
+    await session.close()
+    await cache.put(gone)
+    assert await hits_of(cache) == {"gone": 0, "other": 1}
 
 
 async def test_more_hits_than_one_statement_takes(cache: PostgresCache, clock: FakeClock) -> None:
@@ -161,28 +201,19 @@ async def test_texts_are_not_searched_for_in_silence(cache: PostgresCache) -> No
         await cache.page(EVERYTHING, narrowed=Narrowing(text="needle"))
 
 
-async def test_a_pinned_entry_goes_last(store: PostgresStore, clock: FakeClock) -> None:
-    """When all others are gone; until then it stays, used or not. Let go, it goes like them."""
+async def test_an_entry_that_is_no_longer_pinned_goes_like_others(
+    store: PostgresStore, clock: FakeClock
+) -> None:
+    """When it is stored anew without its pin, it counts as used then."""
     cache = store.open(max_bytes=60_000, keep_house_every=0)
-    pinned = entry_of("pinned", clock, Generation("x" * 5000), about={"pinned": True})
-    await cache.put(pinned)
-
-    async def fill(prompt: str) -> None:
-        for number in range(30):
-            clock.advance(100)
-            await cache.put(entry_of(f"{prompt} {number}", clock, Generation("x" * 5000)))
-            await cache.get(pinned.key)
-
-    await fill("first")
-    assert await cache.get(pinned.key) == pinned
-    await cache.put(replace(pinned, about={}))
-    evicted = cache.evictions
-    clock.advance(100)
+    entry = entry_of("prompt", clock, Generation("x" * 5000))
+    await cache.put(replace(entry, about={"pinned": True}))
+    await cache.put(entry)
     async with asyncio.timeout(10):
-        while await store.run("SELECT 1 FROM {schema}.entries WHERE prompt = 'pinned'"):
+        while await cache.by_ids([entry.key.id]) != [None]:
             clock.advance(100)
-            await cache.put(entry_of(f"second {clock()}", clock, Generation("x" * 5000)))
-    assert cache.evictions > evicted > 0
+            await cache.put(entry_of(str(clock()), clock, Generation("x" * 5000)))
+    assert (await cache.totals()).entries > 1
 
 
 async def test_what_is_stored_under_a_foreign_id_is_not_found_by_it(
