@@ -64,6 +64,7 @@ class CassetteCache(MemoryCache):
         self._changing, self._writing = Lock(), Lock()
         self._timer: Timer | None = None
         self._used: set[str] = set()
+        self._recorded: set[str] = set()
         self._open()
         self._at_start = frozenset(self._recordings)
 
@@ -79,6 +80,15 @@ class CassetteCache(MemoryCache):
         """The ids of what was in the file at the start, still is, and nobody has asked for."""
         with self._changing:
             return sorted(self._at_start & self._recordings.keys() - self._used)
+
+    def report(self) -> dict[str, Any]:
+        """What became of it since the start: how many entries it has, those recorded of them, and
+        the ids of those not used."""
+        with self._changing:
+            recorded = len(self._recorded & self._recordings.keys())
+            entries = len(self._recordings)
+        said = {"cassette": str(self.path), "entries": entries, "recorded": recorded}
+        return said | {"unused": self.unused}
 
     def prune(self) -> int:
         """Drop what was not used since the start; tell how many there were."""
@@ -132,7 +142,7 @@ class CassetteCache(MemoryCache):
             self._recordings = {}
             super().clear(**kwargs)
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: Entry) -> bool:
         require_generations(entry.generations)
         entry = self.redaction.entry(entry)
         key_id = entry.key.id
@@ -141,12 +151,15 @@ class CassetteCache(MemoryCache):
         except LineError as exc:
             raise CassetteError(f"{self.path}: an answer {exc}") from exc
         with self._changing:
-            super()._put(entry)
+            if not super()._put(entry):
+                return False
             self._used.add(key_id)
             old = self._recordings.get(key_id)
             if old is None or _said(old) != _said(recording):
                 self._recordings[key_id] = recording
+                self._recorded.add(key_id)
                 self._change(key_id, recording)
+        return True
 
     def _change(self, id: str, recording: Recording | None) -> None:
         self._changes[id] = recording
@@ -176,6 +189,7 @@ class CassetteCache(MemoryCache):
                 self.discard(entry.key.id)
                 self._put(_lasting(clean))
         self._used.clear()
+        self._recorded.clear()
 
     def _follow(self, recordings: Recordings, entries: Iterable[Entry]) -> None:
         """What others have changed in the file counts here as well."""
@@ -188,7 +202,8 @@ class CassetteCache(MemoryCache):
                     self._hold(entry)
 
     def _hold(self, entry: Entry) -> None:
-        super()._put(replace(entry, expires_at=None, retained_until=None))
+        # What was purged here, and is there again, another has recorded since.
+        super()._put(replace(entry, expires_at=None, retained_until=None, seen=self.seen))
 
 
 def _lasting(entry: Entry) -> Entry:

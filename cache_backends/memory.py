@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from copy import deepcopy
-from heapq import heappop, heappush
-from sys import getsizeof
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -19,23 +18,27 @@ from cache_backends.base import (
     Totals,
     require_generations,
 )
-from cache_backends.codec import decode, encode
-from cache_backends.cursors import cursor_of, place_of
+from cache_backends.known_purges import KnownPurges
+from cache_backends.memory_listing import Newest, chosen
+from cache_backends.memory_packing import Packed, packed, size_of, unpacked, unpacked_as
 from cache_backends.s3fifo import MAX_HITS, Cell, S3Fifo
-from cache_backends.shared import PREVIEW_CHARS, Filter, ListedCache, Page, Summary
+from cache_backends.shared import (
+    EVERYTHING,
+    WIDE,
+    Filter,
+    ManagedCache,
+    Narrowing,
+    Page,
+    Purge,
+    PurgeLog,
+)
 
-# What an entry costs beside its texts: cell, tuple, times, id, its places in dict and queue.
-ENTRY_OVERHEAD_BYTES = 400
 # How many entries lie there unpacked at most, and what part of all bytes they may be: as objects
 # they take about five times as much.
 MAX_UNPACKED = 1024
 UNPACKED_SHARE = 16
 # Who looks through all entries lets others work after so many bytes: about a millisecond.
 TURN_BYTES = 256 * 2**10
-
-# Prompt, llm_string, the rest as `codec` writes it, stored_at, expires_at, retained_until, seen. A
-# plain tuple of plain values is one that the garbage collector lets be.
-_Packed = tuple[str, str, bytes, float, float | None, float | None, int]
 
 
 class InMemoryCache(BaseCache):
@@ -80,17 +83,20 @@ class InMemoryCache(BaseCache):
         """Let go of nothing: it is here for those who close whatever cache they have."""
 
 
-class MemoryCache(ListedCache):
+class MemoryCache(ManagedCache):
     """The proxy's memory tier: at most `max_bytes`, kept by S3-FIFO.
 
     Entries lie there as bytes: a fifth of the space that their objects take, and nothing for the
     garbage collector to walk (with 50,000 entries it stopped everything for 0.1 s at a time). Those
     asked for lately are kept unpacked as well; they are handed out as they are, not copied.
 
-    Listing and removing by filter unpack one entry after the other, and let others work between.
+    Listing and purging by filter unpack one entry after the other, and let others work between.
 
-    An entry larger than `max_bytes` is not kept and pushes nothing out. `evictions` and `refused`
-    count since the start.
+    An entry larger than `max_bytes` is not kept and pushes nothing out; nor does one that is not
+    pinned push out those that are. `evictions` and `refused` count since the start.
+
+    Purges are numbered and known as those of a store that processes share (see `shared`), but for
+    the waiting: who makes an entry says in `seen` what this cache's `seen` was before.
     """
 
     never_waits = True
@@ -99,11 +105,14 @@ class MemoryCache(ListedCache):
         if max_bytes <= 0:
             raise ValueError("max_bytes must be greater than 0")
         self._clock = clock
-        self._held: S3Fifo[_Packed] = S3Fifo(max_bytes)
+        self._held: S3Fifo[Packed] = S3Fifo(max_bytes)
         self._cells = self._held.cells
-        self._unpacked: dict[str, tuple[_Packed, Entry]] = {}
+        self._unpacked: dict[str, tuple[Packed, Entry]] = {}
         self._unpacked_bytes = 0
         self._facts: dict[str, str] = {}
+        self._counts: dict[str, dict[str, float]] = {}
+        self._known = KnownPurges()
+        self.seen = 0
         self._lock = Lock()
         self.refused = 0
 
@@ -120,23 +129,23 @@ class MemoryCache(ListedCache):
         cell = self._cells.get(key.id)
         if cell is None:
             return None
-        packed = cell.value
-        if packed[0] != key.prompt or packed[1] != key.llm_string:
+        held = cell.value
+        if held[0] != key.prompt or held[1] != key.llm_string:
             return None
-        until = packed[5]
+        until = held[5]
         if until is not None and until <= self._clock():
             return None
         if cell.hits < MAX_HITS:
             cell.hits += 1
         known = self._unpacked.get(key.id)
-        return known[1] if known is not None and known[0] is packed else self._unpack(key, packed)
+        return known[1] if known is not None and known[0] is held else self._unpack(key, held)
 
-    def _unpack(self, key: Key, packed: _Packed) -> Entry:
-        entry = _unpacked(key, packed)
+    def _unpack(self, key: Key, held: Packed) -> Entry:
+        entry = unpacked_as(key, held)
         with self._lock:
             self._forget_unpacked(key.id)
-            self._unpacked[key.id] = (packed, entry)
-            self._unpacked_bytes += len(packed[2])
+            self._unpacked[key.id] = (held, entry)
+            self._unpacked_bytes += len(held[2])
             most = self._held.max_bytes // UNPACKED_SHARE
             while len(self._unpacked) > MAX_UNPACKED or self._unpacked_bytes > most:
                 self._forget_unpacked(next(iter(self._unpacked)))
@@ -157,60 +166,102 @@ class MemoryCache(ListedCache):
         for entry in entries:
             self._put(entry)
 
-    async def delete(self, id: str) -> bool:
-        return self.discard(id)
-
     def hold(self, entry: Entry) -> None:
-        """Store without waiting what another cache has as well."""
+        """Store it without waiting."""
         self._put(entry)
 
+    def hold_copy(self, entry: Entry) -> None:
+        """The same with what another store keeps: being pinned there is enough."""
+        self._keep(entry, pinned=False)
+
+    async def delete(self, id: str) -> bool:
+        return await self.purge(Filter(ids=(id,))) > 0
+
     def discard(self, id: str) -> bool:
-        """Remove the entry with this id; tell whether there was one."""
+        """Let go of the entry with this id, which is no purge; tell whether there was one."""
         with self._lock:
-            self._forget_unpacked(id)
-            return self._held.discard(id) is not None
+            return self._discard(id)
 
-    async def page(self, filter: Filter, *, cursor: str | None = None, limit: int = 100) -> Page:
-        below = None if cursor is None else place_of(cursor)
-        # One more than asked for tells whether others follow. The oldest is the first in the heap.
-        newest: list[tuple[float, str, Summary]] = []
-        async for key_id, cell in self._walk():
-            place = (cell.value[3], key_id)
-            if below is not None and place >= below:
-                continue
-            if len(newest) > limit and place < newest[0][:2]:
-                continue
-            entry = _unpacked(Key(key_id, *cell.value[:2]), cell.value)
-            if self._lasts(entry) and filter.covers(entry):
-                preview = entry.key.prompt[:PREVIEW_CHARS]
-                heappush(newest, (*place, Summary.of(entry, cell.size, preview)))
-            if len(newest) > limit + 1:
-                heappop(newest)
-        told = [summary for _, _, summary in sorted(newest, reverse=True)]
-        if len(told) <= limit:
-            return Page(told, None)
-        last = told[limit - 1]
-        return Page(told[:limit], cursor_of(last.stored_at, last.id))
+    def discard_all(self) -> None:
+        """Let go of all entries, which is no purge."""
+        with self._lock:
+            self._discard_all()
 
-    async def remove(self, filter: Filter, *, before: int | None = None) -> int:
-        """Delete what the filter covers; tell how many. `before` as for shared caches."""
-        removed = 0
-        async for key_id, cell in self._walk():
-            entry = _unpacked(Key(key_id, *cell.value[:2]), cell.value)
-            if (before is None or entry.seen < before) and filter.covers(entry):
-                removed += self.discard(key_id)
+    async def purge(self, filter: Filter) -> int:
+        with self._lock:
+            self._note(filter)
+        before, removed = self._named(filter), 0
+        async for name, cell in self._walk(before):
+            # What was stored since then began after it.
+            if before[name] is cell and filter.covers(unpacked(name, cell.value)):
+                removed += self.discard(name)
         return removed
 
-    async def _walk(self) -> AsyncIterator[tuple[str, Cell[_Packed]]]:
-        """All that is held, about the newest first; others may work now and then."""
+    async def amend(self, entries: Sequence[Entry]) -> None:
+        """Put entries in the place of those with their ids; one is there all the time.
+
+        Each was read here, and changed: what was purged since is not put back. Nor is what was
+        being fetched stored over them.
+        """
+        kept = [entry for entry in entries if not self._is_gone(entry)]
+        if not kept:
+            return
         with self._lock:
-            ids = list(self._cells)
+            number = self._note(Filter(ids=tuple(entry.key.id for entry in kept)))
+        await self.put_many([replace(entry, seen=number) for entry in kept])
+
+    def _is_gone(self, entry: Entry) -> bool:
+        """Was it purged since? Changed, it does not say whether a purge covered it."""
+        held = self._with_id(entry.key.id)
+        with self._lock:
+            return self._known.covers(held or entry)
+
+    def covered(self, entry: Entry) -> bool:
+        with self._lock:
+            return self._is_covered(entry)
+
+    async def page(
+        self,
+        filter: Filter,
+        *,
+        narrowed: Narrowing = WIDE,
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        newest = Newest(limit, cursor)
+        async for name, cell in self._walk(self._named(filter)):
+            if newest.wants(name, cell):
+                entry = chosen(name, cell, filter, narrowed, self._clock())
+                if entry is not None:
+                    newest.add(entry, cell)
+        return newest.page()
+
+    async def by_ids(self, ids: Sequence[str]) -> list[Entry | None]:
+        return [self._with_id(name) for name in ids]
+
+    def _with_id(self, id: str) -> Entry | None:
+        """As `peek`, but that it counts as no use."""
+        cell = self._cells.get(id)
+        return None if cell is None else chosen(id, cell, EVERYTHING, WIDE, self._clock())
+
+    def _named(self, filter: Filter) -> dict[str, Cell[Packed]]:
+        """All that is held now, but where the filter names them only those."""
+        with self._lock:
+            if filter.ids is None:
+                return dict(self._cells)
+            return {name: cell for name in filter.ids if (cell := self._cells.get(name))}
+
+    async def _walk(
+        self, cells: dict[str, Cell[Packed]]
+    ) -> AsyncIterator[tuple[str, Cell[Packed]]]:
+        """What is there of these when its turn comes, about the newest first; others may work
+        now and then."""
         spent = 0
-        for key_id in reversed(ids):
-            cell = self._cells.get(key_id)
+        for name in reversed(cells):
+            cell = self._cells.get(name)
             if cell is None:
                 continue
-            yield key_id, cell
+            yield name, cell
             spent += cell.size
             if spent > TURN_BYTES:
                 spent = 0
@@ -218,6 +269,27 @@ class MemoryCache(ListedCache):
 
     async def fact(self, name: str, default: str) -> str:
         return self._facts.setdefault(name, default)
+
+    async def set_fact(self, name: str, value: str) -> None:
+        self._facts[name] = value
+
+    async def add_hits(self, hits: Mapping[str, int]) -> None:
+        with self._lock:
+            for name, number in hits.items():
+                if cell := self._cells.get(name):
+                    cell.counted += number
+
+    async def add_counts(self, group: str, amounts: Mapping[str, float]) -> None:
+        with self._lock:
+            counted = self._counts.get(group, {})
+            sums = {name: counted.get(name, 0) + amount for name, amount in amounts.items()}
+            self._counts[group] = counted | sums
+
+    async def counts(self, group: str) -> dict[str, float]:
+        return dict(self._counts.get(group, {}))
+
+    async def forget_counts(self, group: str) -> None:
+        self._counts.pop(group, None)
 
     async def totals(self) -> Totals:
         return Totals(len(self._held.cells), self._held.bytes)
@@ -233,35 +305,50 @@ class MemoryCache(ListedCache):
 
     def clear(self, **kwargs: Any) -> None:  # noqa: ARG002 - accepted, as LangChain's does
         with self._lock:
-            self._held.clear()
-            self._unpacked.clear()
-            self._unpacked_bytes = 0
+            self._note(EVERYTHING)
+            self._discard_all()
 
     async def aclear(self, **kwargs: Any) -> None:
         self.clear(**kwargs)
 
-    def _put(self, entry: Entry) -> None:
-        value = encode(entry.generations, entry.tags, entry.about)
-        packed = (
-            entry.key.prompt,
-            entry.key.llm_string,
-            memoryview(value).tobytes(),  # orjson's own bytes hold on to a buffer of 8 KiB
-            entry.stored_at,
-            entry.expires_at,
-            entry.retained_until,
-            entry.seen,
-        )
-        size = ENTRY_OVERHEAD_BYTES + sum(map(getsizeof, packed[:3]))
+    def _entry(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> Entry:
+        # When its making began is not known: it is taken for now.
+        return replace(super()._entry(prompt, llm_string, return_val), seen=self.seen)
+
+    def _put(self, entry: Entry) -> bool:
+        return self._keep(entry, pinned=entry.pinned)
+
+    def _keep(self, entry: Entry, *, pinned: bool) -> bool:
+        """Store it, unless it was purged since its making began; tell whether it is there."""
+        value = packed(entry)
+        name, size = entry.key.id, size_of(value)
         with self._lock:
-            self._forget_unpacked(entry.key.id)
-            if not self._held.put(entry.key.id, packed, size):
-                self.refused += 1
+            if entry.seen < self.seen and self._is_covered(entry):
+                return False
+            self._forget_unpacked(name)
+            kept = self._held.put(name, value, size, pinned=pinned)
+            self.refused += not kept
+            return kept
 
-    def _lasts(self, entry: Entry) -> bool:
-        return entry.retained_until is None or entry.retained_until > self._clock()
+    # The following are called with the lock.
 
+    def _note(self, filter: Filter) -> int:
+        """Write a purge down."""
+        number = self.seen + 1
+        purge = Purge(number, self.seen, filter, self._clock())
+        self._known.add(PurgeLog("", number, (purge,)))
+        self._known.shed()
+        self.seen = number
+        return number
 
-def _unpacked(key: Key, packed: _Packed) -> Entry:
-    _, _, value, stored_at, expires_at, retained_until, seen = packed
-    generations, tags, about = decode(value)
-    return Entry(key, generations, stored_at, expires_at, retained_until, tags, about, seen)
+    def _is_covered(self, entry: Entry) -> bool:
+        return entry.seen < self._known.forgotten or self._known.covers(entry)
+
+    def _discard(self, id: str) -> bool:
+        self._forget_unpacked(id)
+        return self._held.discard(id) is not None
+
+    def _discard_all(self) -> None:
+        self._held.clear()
+        self._unpacked.clear()
+        self._unpacked_bytes = 0

@@ -8,6 +8,7 @@ as all have agreed on. Whoever purges appends to the log, deletes, and waits jus
 An entry carries in `seen` the number of the last purge that was known when its fetch began. One
 that a later purge covers is not handed out, whenever and by whomever it was stored.
 """
+# ruff: noqa: ARG002 - the names of parameters are part of the contract, used or not
 
 from __future__ import annotations
 

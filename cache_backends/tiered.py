@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any
 
 from cache_backends.base import CacheError, Entry, Generation, Key, Totals
+from cache_backends.known_purges import KnownPurges, Mark
 from cache_backends.loops import LoopThread, SyncCalls
 from cache_backends.memory import MemoryCache
 from cache_backends.shared import (
@@ -28,7 +29,6 @@ from cache_backends.shared import (
     SharedCache,
 )
 from cache_backends.steady import steady
-from cache_backends.tiered_purges import KnownPurges, Mark
 
 # How long memory may be trusted after the log began to be read, unless the store says otherwise.
 LEASE_S = 1.0
@@ -282,7 +282,7 @@ class TieredCache(SyncCalls, ManagedCache):
         with self._lock:
             known = self._known
             if not known.covers(entry) and not known.tells_more_of(entry.key.id, since):
-                self._memory.hold(entry)
+                self._memory.hold_copy(entry)
 
     async def _until_all_know(self, announced_at: float) -> None:
         """Wait until nobody trusts his memory who has not read what was announced then."""
@@ -375,7 +375,7 @@ class TieredCache(SyncCalls, ManagedCache):
             else:
                 # Those rows may have meant anything.
                 self._trusted_until = float("-inf")
-                self._memory.clear()
+                self._memory.discard_all()
                 if after > 0:
                     return False
                 known.begin_anew(read)
@@ -385,7 +385,7 @@ class TieredCache(SyncCalls, ManagedCache):
     def _apply(self, purge: Purge) -> None:
         if purge.filter.ids is None:
             # To find which it covers would take longer than to read again what is asked for.
-            self._memory.clear()
+            self._memory.discard_all()
         for name in purge.filter.ids or ():
             self._memory.discard(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from cache_backends.base import Entry
 from cache_backends.shared import EVERYTHING, ListedCache
@@ -127,7 +128,9 @@ class FiguresConformance:
 
 
 async def put(cache: ListedCache, clock: FakeClock, many: int) -> list[Entry]:
-    entries = [entry_of(str(number), clock) for number in range(many)]
+    """Entries whose making begins now: after what was purged before."""
+    made = (entry_of(str(number), clock) for number in range(many))
+    entries = [replace(entry, seen=cache.seen) for entry in made]
     await cache.put_many(entries)
     return entries
 

@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from cache_backends import Entry, Generation, InMemoryCache, Key, MemoryCache
+from cache_backends import Entry, Generation, InMemoryCache, Key, MemoryCache, known_purges
 from cache_backends.memory import MAX_UNPACKED
-from cache_backends.shared import EVERYTHING, Filter
+from cache_backends.shared import EVERYTHING, Filter, Narrowing
 from tests.cache_backends.conformance import LangChainConformance, entry_of
-from tests.cache_backends.shared_conformance import ListedConformance
+from tests.cache_backends.evicting_conformance import SMALL_BYTES, EvictingConformance
+from tests.cache_backends.managed_conformance import ManagedConformance
 from tests.fakes.clock import FakeClock
 
 
@@ -58,7 +59,7 @@ class TestInMemoryCache(LangChainConformance):
         assert cache.lookup("a", "llm") == [Generation("a")]
 
 
-class TestMemoryCache(ListedConformance):
+class TestMemoryCache(ManagedConformance):
     @pytest.fixture
     def cache(self, clock: FakeClock) -> MemoryCache:
         return MemoryCache(max_bytes=100 * 2**20, clock=clock)
@@ -177,25 +178,79 @@ class TestMemoryCache(ListedConformance):
         await cache.aclear()
         assert sys.getrefcount(text) == before
 
-    async def test_remove_needs_no_number(self, cache: MemoryCache, clock: FakeClock) -> None:
-        """One process has no log: what the filter covers goes, whatever was seen."""
-        entry = replace(entry_of("prompt", clock, tags=["a"]), seen=2**60)
-        await cache.put_many([entry, entry_of("other", clock)])
-        assert await cache.remove(Filter(tag="a"), before=1) == 0
-        assert await cache.remove(Filter(tag="a")) == 1
-        assert cache.peek(entry.key) is None
-        assert (await cache.totals()).entries == 1
-
-    async def test_what_is_removed_is_not_told_again(
+    async def test_what_is_purged_is_not_told_again(
         self, cache: MemoryCache, clock: FakeClock
     ) -> None:
         """An entry that lies there unpacked goes too."""
         entry = entry_of("prompt", clock)
         await cache.put(entry)
         assert cache.peek(entry.key) == entry
-        await cache.remove(EVERYTHING)
+        await cache.purge(EVERYTHING)
         assert cache.peek(entry.key) is None
         assert await cache.totals() == (0, 0)
+
+    async def test_a_purge_takes_what_came_from_another_store(
+        self, cache: MemoryCache, clock: FakeClock
+    ) -> None:
+        """The numbers that were seen there say nothing here."""
+        entry = replace(entry_of("prompt", clock), seen=2**60)
+        await cache.put(entry)
+        assert await cache.purge(Filter(tag="eval")) == 1
+        assert cache.peek(entry.key) is None
+
+    async def test_what_is_stored_while_a_purge_looks_through_all_stays(
+        self, cache: MemoryCache, clock: FakeClock
+    ) -> None:
+        """It began after it, also where it takes the place of one that the purge covers."""
+        await cache.put_many([entry_of(f"{n}" * 500, clock) for n in range(2000)])
+        old = entry_of(f"{0}" * 500, clock)
+        purge = asyncio.create_task(cache.purge(EVERYTHING))
+        await asyncio.sleep(0)
+        assert cache.peek(old.key) is not None
+        new = replace(entry_of(old.key.prompt, clock, Generation("new")), seen=cache.seen)
+        await cache.put(new)
+        await purge
+        assert cache.peek(old.key) == new
+        assert (await cache.totals()).entries == 1
+
+    async def test_what_is_known_of_purges_is_bounded(
+        self, cache: MemoryCache, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What began before one that is forgotten may have been purged: it is not stored."""
+        monkeypatch.setattr(known_purges, "MAX_ROWS", 10)
+        monkeypatch.setattr(known_purges, "MAX_NAMED", 20)
+        began = entry_of("prompt", clock)
+        for number in range(11):
+            assert not cache.covered(began)
+            await cache.purge(Filter(tag=str(number)))
+        assert cache.covered(began)
+        assert not cache.covered(replace(began, seen=1))
+        await cache.purge(Filter(ids=tuple(map(str, range(21)))))
+        assert len(cache._known._rows) == 1
+        await cache.put(replace(began, seen=cache.seen))
+        assert cache.peek(began.key) is not None
+
+    async def test_a_tier_is_told_nothing_of_purges(
+        self, cache: MemoryCache, clock: FakeClock
+    ) -> None:
+        """What lies before a shared store is dropped and held again: that store knows."""
+        entry = entry_of("prompt", clock)
+        for drop in (lambda: cache.discard(entry.key.id), cache.discard_all):
+            cache.hold_copy(entry)
+            assert cache.peek(entry.key) == entry
+            drop()
+            assert cache.peek(entry.key) is None
+        assert cache.seen == 0
+        assert not cache.covered(entry)
+
+    async def test_threads_purge_and_store(self, cache: MemoryCache, clock: FakeClock) -> None:
+        """What began before a clear in another thread is not there after it."""
+        began = [entry_of(str(number), clock) for number in range(50)]
+        for _ in range(20):
+            entries = [replace(entry, seen=cache.seen) for entry in began]
+            storing = asyncio.to_thread(asyncio.run, cache.put_many(entries))
+            await asyncio.gather(storing, asyncio.to_thread(cache.clear))
+            assert await cache.totals() == (0, 0)
 
     @pytest.mark.parametrize("rare", [Filter(tag="none"), EVERYTHING])
     async def test_looking_through_all_lets_others_work(
@@ -203,7 +258,9 @@ class TestMemoryCache(ListedConformance):
     ) -> None:
         """However many entries there are, the loop turns every few of them."""
         await cache.put_many([entry_of(f"{n}" * 500, clock) for n in range(2000)])
-        for walk in (cache.page(rare), cache.remove(rare)):
+        text = Narrowing(text="nowhere")
+        walks = (cache.page(rare), cache.page(rare, narrowed=text), cache.purge(rare))
+        for walk in walks:
             task = asyncio.create_task(walk)
             turns = 0
             while not task.done():
@@ -218,3 +275,25 @@ class TestMemoryCache(ListedConformance):
         await cache.page(EVERYTHING)
         assert not cache._unpacked
         assert {cell.hits for cell in cache._held.cells.values()} == {0}
+
+
+class TestFullMemoryCache(EvictingConformance):
+    @pytest.fixture
+    def small(self, clock: FakeClock) -> MemoryCache:
+        return MemoryCache(max_bytes=SMALL_BYTES, clock=clock)
+
+    async def test_what_is_pinned_makes_room_for_nothing_else(
+        self, small: MemoryCache, clock: FakeClock
+    ) -> None:
+        """A cache full of it refuses others; a tier, whose store keeps it, does not."""
+        large = Generation("x" * (SMALL_BYTES // 4))
+        pinned = [entry_of(str(n), clock, large, about={"pinned": True}) for n in range(3)]
+        await small.put_many(pinned)
+        other = entry_of("other", clock, large)
+        await small.put(other)
+        assert small.refused == 1
+        assert await small.by_ids([each.key.id for each in pinned]) == pinned
+        await small.aclear()
+        for entry in (*pinned, other):
+            small.hold_copy(replace(entry, seen=small.seen))
+        assert small.peek(other.key) is not None

@@ -84,12 +84,15 @@ def test_sizes_and_queues_agree() -> None:
             cache.discard(name)
         elif action < 0.5 and name in cache.cells:
             cache.cells[name].hits = 1
-        else:
-            assert cache.put(name, turn, random.randrange(1, 400))
+        elif cache.put(name, turn, random.randrange(1, 400), pinned=action < 0.6):
             assert cache.cells[name].value == turn
+        else:
+            assert name not in cache.cells
         held = cache.cells.values()
         assert cache.bytes == sum(cell.size for cell in held) <= 1000
-        assert cache._small_bytes == sum(cell.size for cell in held if not cell.in_main)
+        small = sum(cell.size for cell in held if not cell.in_main and not cell.pinned)
+        pinned = sum(cell.size for cell in held if cell.pinned)
+        assert (cache._small_bytes, cache._pinned_bytes) == (small, pinned)
     cache.clear()
     assert (cache.bytes, cache.cells) == (0, {})
 
@@ -100,3 +103,42 @@ def test_ghosts_are_bounded() -> None:
     for number in range(1000):
         cache.put(str(number), "once", 1)
     assert len(cache._ghosts) <= 10
+
+
+def test_pinned_values_go_last() -> None:
+    """The oldest of them, and only for others that are pinned."""
+    cache: S3Fifo[str] = S3Fifo(10)
+    for name in "abcd":
+        cache.put(name, name, 1, pinned=True)
+    for number in range(50):
+        assert cache.put(str(number), "once", 1)
+        cache.cells[str(number)].hits = MAX_HITS
+    assert set("abcd") < cache.cells.keys()
+    for name in "efghijkl":
+        assert cache.put(name, name, 1, pinned=True)
+    assert cache.cells.keys() == set("cdefghijkl")
+
+
+def test_a_cache_full_of_pinned_values_refuses_others() -> None:
+    """Nothing is pushed out in vain: what is too large for the rest of the space is not let in."""
+    cache: S3Fifo[str] = S3Fifo(10)
+    for name in "abcdefgh":
+        cache.put(name, name, 1, pinned=True)
+    assert cache.put("small", "once", 1)
+    assert not cache.put("large", "once", 3)
+    assert "small" in cache.cells
+    assert cache.put("a", "a", 2)
+    assert cache.cells["a"].pinned is False
+    assert cache.bytes <= 10
+
+
+def test_what_its_owner_counts_stays_when_a_value_is_replaced() -> None:
+    """It goes with the value."""
+    cache: S3Fifo[str] = S3Fifo(10)
+    cache.put("a", "first", 1)
+    cache.cells["a"].counted = 5
+    cache.put("a", "second", 2)
+    assert cache.cells["a"].counted == 5
+    cache.discard("a")
+    cache.put("a", "third", 1)
+    assert cache.cells["a"].counted == 0

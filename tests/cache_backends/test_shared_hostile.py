@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from cache_backends import tiered_purges
+from cache_backends import known_purges
 from cache_backends.base import Entry, Key
 from cache_backends.memory import MemoryCache
 from cache_backends.shared import EVERYTHING, Filter
@@ -204,7 +204,7 @@ async def test_a_log_is_not_kept_beyond_so_many_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But for the youngest; what began before those that go is neither stored nor joined."""
-    monkeypatch.setattr(tiered_purges, "MAX_ROWS", 10)
+    monkeypatch.setattr(known_purges, "MAX_ROWS", 10)
     cache = start()
     early = await made(cache, "prompt", clock)
     for number in range(250):

@@ -13,11 +13,12 @@ import pytest
 import pytest_asyncio
 
 from cache_backends.base import CacheError, Entry, Generation, Key
+from cache_backends.known_purges import KnownPurges
 from cache_backends.memory import MemoryCache
 from cache_backends.shared import EVERYTHING, Filter, PurgeLog
 from cache_backends.tiered import LOG_KEPT_S, SHORTENED_ROWS, TieredCache
-from cache_backends.tiered_purges import KnownPurges
-from tests.cache_backends.conformance import CountedConformance, entry_of
+from tests.cache_backends.conformance import entry_of
+from tests.cache_backends.managed_conformance import ManagedConformance
 from tests.fakes.clock import FakeClock
 from tests.fakes.provider import Gate
 from tests.fakes.shared_cache import FakeSharedCache, World
@@ -107,7 +108,7 @@ def purged(one: Process, monotonic: FakeClock) -> Callable[[Filter], Any]:
 Purged = Callable[[Filter], Any]
 
 
-class TestTieredCache(CountedConformance):
+class TestTieredCache(ManagedConformance):
     @pytest_asyncio.fixture
     async def cache(self, world: World, clock: FakeClock) -> AsyncIterator[TieredCache]:
         memory = MemoryCache(max_bytes=2**28, clock=clock)

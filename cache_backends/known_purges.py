@@ -11,6 +11,8 @@ from cache_backends.shared import Purge, PurgeLog
 # How many rows are kept until they are old: about 6 MB. Of more, those go that are no longer young,
 # and what is fetched for longer than they were kept is not stored.
 MAX_ROWS = 10_000
+# And of the ids that they name, where nobody else keeps the log: about as much.
+MAX_NAMED = 50_000
 
 
 class Mark(NamedTuple):
@@ -98,8 +100,8 @@ class KnownPurges:
         """
         if self.forgotten != since.forgotten:
             return True
-        named = self._named.get(id) if self.seen != since.seen else None
-        return bool(named) and named[-1].number > since.seen
+        named = self._named.get(id, []) if self.seen != since.seen else []
+        return any(purge.number > since.seen for purge in named[-1:])
 
     def old(self, since: float, young: float, most: int) -> list[Purge]:
         """The first rows, if they are older, or too many and not `young`; never the last one."""
@@ -107,6 +109,11 @@ class KnownPurges:
         first = enumerate(islice(self._rows.values(), most))
         old = takewhile(lambda row: row[1].at < (young if row[0] < too_many else since), first)
         return [purge for _, purge in old if purge.number < self.head]
+
+    def shed(self) -> None:
+        """Forget the first rows, where there are too many; never the last one."""
+        while len(self._rows) > MAX_ROWS or (len(self._named) > MAX_NAMED and len(self._rows) > 1):
+            self.forget(next(iter(self._rows)))
 
     def forget(self, number: int) -> None:
         """Know this row, and all before it, no more."""
