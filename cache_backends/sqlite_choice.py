@@ -70,10 +70,12 @@ LOWEST = Place(-inf, b"")
 class Choice:
     """What a filter says. Its entries lie below `top`, and not below `floor`.
 
-    Not all that are chosen hold the `text`, which is casefolded.
+    Not all that are chosen hold the `text`, which is casefolded. What is `narrow` asks for more
+    than the listing says.
     """
 
     by_id: bool
+    narrow: bool
     text: str | None
     conditions: tuple[str, ...]
     bindings: dict[str, Any]
@@ -107,7 +109,7 @@ class Choice:
             bindings["expired"] = int(narrowed.expired)
             conditions.append(EXPIRED)
         text = None
-        if narrowed.text is not None:
+        if narrowed.text:
             text = sayable(narrowed.text).casefold()
             wanted, bound_by_text = texts.wanted(text)
             conditions += wanted
@@ -117,7 +119,8 @@ class Choice:
             top = Place(float(filter.stored_before), b"")
         if filter.stored_after is not None:
             floor = Place(float(filter.stored_after), LAST_ID)
-        return cls(filter.ids is not None, text, tuple(conditions), bindings, top, floor)
+        by_id = filter.ids is not None
+        return cls(by_id, narrowed != WIDE, text, tuple(conditions), bindings, top, floor)
 
     def statement(self, *conditions: str, more: str = "") -> str:
         """Select place, rowid and bytes of what is chosen, and what else is asked for."""

@@ -21,8 +21,8 @@ from cache_backends.sqlite_choice import Choice, Place, packed, unpacked
 
 # How much of the listing one step reads: a few milliseconds.
 STEP_ROWS = 20_000
-# And of the index of texts, which is wider; of what it chooses, so much is read.
-TEXT_STEP_ROWS = 5000
+# And where more must be looked at for each row. Of what might hold a text, so much is read.
+NARROW_STEP_ROWS = 5000
 READ_BYTES = 2**20
 # How many entries of the first layout one step lists: they must be read for it.
 LIST_ROWS = 200
@@ -118,7 +118,7 @@ def _end_of_step(connection: apsw.Connection, choice: Choice, start: Place) -> P
     """How far down a step that begins here goes."""
     if choice.by_id:
         return choice.floor
-    step_rows = STEP_ROWS if choice.text is None else TEXT_STEP_ROWS
+    step_rows = NARROW_STEP_ROWS if choice.narrow else STEP_ROWS
     step = {"at": start.stored_at, "id": start.id, "rows": step_rows}
     end = connection.execute(STEP_END, step).fetchone()
     return choice.floor if end is None else max(choice.floor, Place(*end))

@@ -17,7 +17,7 @@ from cache_backends import CacheError, Generation, SQLiteCache, sqlite_listing, 
 from cache_backends.shared import EVERYTHING, Filter
 from cache_backends.sqlite_choice import Choice, packed, unpacked
 from tests.cache_backends.conformance import entry_of
-from tests.cache_backends.shared_conformance import chosen, listing, store
+from tests.cache_backends.listed_conformance import chosen, listing, store
 from tests.fakes.clock import FakeClock
 
 FEW_RARE = [{"tags": ["rare"] if number in (3, 60) else []} for number in range(100)]

@@ -17,7 +17,7 @@ from cache_backends import Entry, Key, SQLiteCache
 from cache_backends.shared import EVERYTHING
 from tests.cache_backends import first_layout
 from tests.cache_backends.child import answer
-from tests.cache_backends.shared_conformance import listing
+from tests.cache_backends.listed_conformance import listing
 
 ROOT = Path(__file__).parents[2]
 

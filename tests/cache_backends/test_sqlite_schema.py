@@ -1,20 +1,23 @@
-"""Files of the first layout: what they hold survives, and can be listed and removed."""
+"""Files of earlier layouts: what they hold survives, and can be listed, searched and removed."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import apsw
 import pytest
 
 from cache_backends import CacheError, Entry, SQLiteCache, sqlite_listing
-from cache_backends.shared import EVERYTHING, Filter
-from tests.cache_backends import first_layout
+from cache_backends.shared import EVERYTHING, Filter, Narrowing
+from tests.cache_backends import first_layout, second_layout
 from tests.cache_backends.conformance import CHAT, entry_of
 from tests.cache_backends.hostile import HOSTILE_VALUES
-from tests.cache_backends.shared_conformance import chosen, listing
+from tests.cache_backends.listed_conformance import chosen, listing
 from tests.fakes.clock import FakeClock
+
+Make = Callable[[Path, Sequence[Entry]], None]
 
 ABOUT = {"provider": "p", "dialect": "d", "model": "m", "namespace": "n", "client": "c", "cost": 1}
 
@@ -46,11 +49,12 @@ def layout(path: Path) -> list[tuple[object, ...]]:
     return found
 
 
+@pytest.mark.parametrize("make", [first_layout.make, second_layout.make])
 async def test_entries_and_facts_survive(
-    path: Path, entries: list[Entry], clock: FakeClock
+    path: Path, entries: list[Entry], clock: FakeClock, make: Make
 ) -> None:
     """Found as they were, as never having heard of a purge; the totals go on."""
-    first_layout.make(path, entries)
+    make(path, entries)
     cache = SQLiteCache(path, clock=clock)
     assert await cache.get_many([entry.key for entry in entries]) == entries
     assert await cache.fact("secret", "other") == "kept"
@@ -58,11 +62,12 @@ async def test_entries_and_facts_survive(
     await cache.aclose()
 
 
+@pytest.mark.parametrize("make", [first_layout.make, second_layout.make])
 async def test_a_file_that_was_brought_up_is_as_a_new_one(
-    path: Path, tmp_path: Path, entries: list[Entry], clock: FakeClock
+    path: Path, tmp_path: Path, entries: list[Entry], clock: FakeClock, make: Make
 ) -> None:
     """Both have the same tables, indexes and triggers."""
-    first_layout.make(path, entries)
+    make(path, entries)
     for each in (path, tmp_path / "new.db"):
         cache = SQLiteCache(each, clock=clock)
         await cache.put(entries[0])
@@ -81,6 +86,41 @@ async def test_old_entries_are_listed_with_all_their_facts(
     assert [each.prompt for each in told] == [str(number) for number in range(9, -1, -1)]
     assert {each.tags for each in told} == {("eval", "ünï")}
     assert all(each.about == ABOUT for each in told)
+    await cache.aclose()
+
+
+@pytest.mark.parametrize("make", [first_layout.make, second_layout.make])
+async def test_old_entries_are_found_by_what_came_later(
+    path: Path, entries: list[Entry], clock: FakeClock, make: Make
+) -> None:
+    """By their texts, hits and ids; not by facts that were no columns then."""
+    make(path, entries)
+    cache = SQLiteCache(path, clock=clock)
+    assert await cache.by_ids([entries[3].key.id]) == [entries[3]]
+    await cache.add_hits({entries[4].key.id: 2})
+    assert await chosen(cache, EVERYTHING, Narrowing(min_hits=2)) == [4]
+    assert len(await chosen(cache, EVERYTHING, Narrowing(text="RAINING"))) == 10
+    assert await chosen(cache, Filter(run="r")) == []
+    await cache.put(entry_of("3", clock, about={"run": "r"}))
+    assert await chosen(cache, Filter(run="r")) == [3]
+    await cache.aclose()
+
+
+async def test_what_the_second_release_stores_meanwhile_is_found(
+    path: Path, entries: list[Entry], clock: FakeClock
+) -> None:
+    """One that has the file open goes on: what it stores can be searched, and is as it is now."""
+    second_layout.make(path)
+    older = apsw.Connection(str(path))
+    older.execute("SELECT count(*) FROM entries").fetchall()
+    cache = SQLiteCache(path, clock=clock)
+    await cache.put(entry_of("5", clock, about={"run": "r"}))
+    assert await chosen(cache, EVERYTHING, Narrowing(text="raining")) == []
+    second_layout.store(older, entries)
+    older.close()
+    told = await chosen(cache, Filter(dialect="d"), Narrowing(text="raining"))
+    assert told == list(range(9, -1, -1))
+    assert await chosen(cache, Filter(run="r")) == []
     await cache.aclose()
 
 
