@@ -12,7 +12,10 @@ import httpx
 from fastapi import APIRouter, FastAPI
 
 from cache_backends import EntryCache, MemoryCache, SharedCache, TieredCache, open_cache
-from cache_backends.urls import LANGCHAIN
+from cache_backends.cassette import CassetteCache
+from cache_backends.cassette_file import CassetteError
+from cache_backends.redaction import Redaction
+from cache_backends.urls import CASSETTE, LANGCHAIN
 from proxy import __version__, keys
 from proxy.access import Access
 from proxy.aiohttp_transport import AiohttpTransport
@@ -164,6 +167,7 @@ def build_policy(settings: Settings) -> Policy:
         scope=cache.scope,
         namespace=cache.namespace,
         stale_if_error=cache.stale_if_error_s,
+        cassette=cache if isinstance(cache, CassetteCache) else None,
         retain_stale=cache.stale_if_error_s,
         keep=KeepRules(
             refuse_finish_reasons=frozenset(cache.refuse_finish_reasons),
@@ -186,6 +190,9 @@ def _rule(rule: RuleSettings) -> Rule:
         header=rule.header,
         cache=rule.cache,
         ttl=rule.ttl,
+        # Ids that a recording leads to are nobody's any more.
+        one_account=cache.records,
+        redaction=Redaction(settings.cassette.redaction) if cache.records else None,
         namespace=rule.namespace,
         ignore=rule.ignore,
         level=None
@@ -213,15 +220,20 @@ def build_prices(settings: Settings) -> Prices:
 
 def build_keyed_headers(settings: Settings) -> frozenset[bytes]:
     """The request headers that are part of the key."""
-    more = (name.lower().encode() for name in settings.cache.key_headers)
+    more = frozenset(name.lower().encode() for name in settings.cache.key_headers)
+    secret = keys.CREDENTIAL_HEADERS & more
+    if secret and settings.cache.records:
+        raise ConfigError(
+            f"cache.key_headers: {min(secret).decode()} holds a credential; a cassette has none"
+        )
     return keys.KEYED_HEADERS.union(more)
 
 
 def build_cache(settings: Settings) -> EntryCache:
     """The backend that the settings name. Raises ConfigError."""
     try:
-        return open_cache(settings.cache.url, **settings.cache.told)
-    except ValueError as exc:
+        return open_cache(settings.cache.url, **told)
+    except (ValueError, CassetteError) as exc:
         raise ConfigError(f"cache.url: {exc}") from exc
 
 
@@ -231,6 +243,10 @@ def _with_memory(settings: Settings, cache: EntryCache) -> EntryCache:
         return cache
     said = settings.cache
     memory = MemoryCache(max_bytes=said.memory_bytes or 1)  # in a single byte there is no entry
+    told = settings.cache.told
+    if settings.cache.records:
+        cassette = settings.cassette
+        told |= {"redact": cassette.redaction, "prune": cassette.prune}
     return TieredCache(memory, cache, lease=said.memory_lease_s)
 
 
@@ -257,7 +273,7 @@ def build_turns(settings: Settings, store: Store, cache: EntryCache) -> Alone:
 def _tier(url: str) -> str:
     """How `Cache-Status` names the backend: "sqlite", "langchain", "module:Class"."""
     place = url.partition("?")[0]
-    named = "://" in place or place.startswith(LANGCHAIN)
+    named = "://" in place or place.startswith((CASSETTE, LANGCHAIN))
     return place.partition(":")[0] if named else place
 
 

@@ -9,6 +9,7 @@ import time
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from cache_backends.cassette import CassetteCache
 from proxy.engine import Engine
 from proxy.flights import Flights
 from proxy.journal import Journal, summary
@@ -45,6 +46,7 @@ class Application:
         metrics: Metrics,
         journal: Journal,
         ops_apart: bool,
+        cassette: CassetteCache | None = None,
     ) -> None:
         self._llm = llm
         self.ops = ops
@@ -56,6 +58,7 @@ class Application:
         self.metrics = metrics
         self.journal = journal
         self._ops_apart = ops_apart
+        self.cassette = cassette
         self._opening: asyncio.Task[None] | None = None
         self._keeping_up: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None

@@ -77,7 +77,24 @@ CREDENTIAL_HEADERS = frozenset(
 # sets anew every half hour), not who asks.
 COOKIE = b"cookie"
 # The same, where a key is put into the query.
-CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "token"})
+CREDENTIAL_PARAMETERS = frozenset(
+    {"key", "api_key", "api-key", "apikey", "access_token", "token", "subscription-key"}
+)
+# What changes an answer and can hold a secret: headers with a configuration in them, and the fields
+# of a body by which gateways take a provider's credential. Their digests stand in the key.
+_SECRET_HEADERS = ("x-portkey-config", "x-portkey-virtual-key")
+_SECRET_FIELDS = frozenset(
+    {
+        "api_key",
+        "access_token",
+        "authorization",
+        "aws_access_key_id",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "azure_ad_token",
+        "vertex_credentials",
+    }
+)
 
 # What a dialect knows of an object: the fields that hold known objects, or lists of them.
 Shape = Mapping[str, "Shape"]
@@ -115,10 +132,16 @@ def question(
             "scope": verdict.scope,
             "namespace": verdict.namespace,
             "sample": verdict.sample,
-            "parameters": parameters,
+            "parameters": _without_secrets(parameters),
         }
     )
-    return Question(tuple(Key.of(canonical(part), llm_string) for part in parts), ignored)
+    made = tuple(Key.of(canonical(part), llm_string) for part in parts)
+    if verdict.redaction is None:
+        return Question(made, ignored)
+    redacted = tuple(map(verdict.redaction.key, made))
+    if redacted != made:
+        ignored += (Ignored("*", "what matches cassette.redact is replaced"),)
+    return Question(redacted, ignored)
 
 
 def canonical(value: Any) -> str:
@@ -255,7 +278,24 @@ def _headers(headers: Headers, keyed: frozenset[bytes]) -> dict[str, str]:
     for name, value in sorted(found, key=lambda pair: pair[0]):
         text = value.decode("latin-1")
         joined[name] = f"{joined[name]}, {text}" if name in joined else text
+    for name in _SECRET_HEADERS:
+        if name in joined:
+            joined[name] = _digest(joined[name].encode("latin-1"))
     return joined
+
+
+def _without_secrets(parameters: dict[str, Any]) -> dict[str, Any]:
+    named = _SECRET_FIELDS & parameters.keys()
+    if not named:
+        return parameters
+    return {
+        name: _digest(canonical(value).encode()) if name in named else value
+        for name, value in parameters.items()
+    }
+
+
+def _digest(secret: bytes) -> str:
+    return f"sha256:{hashlib.sha256(secret).hexdigest()}"
 
 
 def _url(call: Call) -> str:

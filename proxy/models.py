@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from cache_backends.base import Generation, Key
+from cache_backends.redaction import Redaction
 
 # As ASGI gives them: lower-case names, in the order received.
 Headers = list[tuple[bytes, bytes]]
@@ -181,6 +182,7 @@ class Verdict:
     tags: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()  # dotted paths: "metadata.run_id", "messages.*.id"
     level: tuple[Levelling, ...] = ()
+    redaction: Redaction | None = None  # what matches is not to be in a key
     keep: KeepRules = KeepRules()
 
 

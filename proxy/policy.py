@@ -24,6 +24,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from cache_backends.base import Entry
+from cache_backends.redaction import Redaction
 from proxy.errors import ConfigError
 from proxy.models import (
     UNBOUNDED,
@@ -90,8 +91,11 @@ class Policy:
         keep: KeepRules = _KEEP,
         honour_client_control: bool = True,
         max_ttl: float | None = None,
+        one_account: bool = False,
+        redaction: Redaction | None = None,
     ) -> None:
         self.scope = scope
+        self._one_account = one_account
         self._honour_client_control = honour_client_control
         self._max_ttl = max_ttl
         usual = Rule(
@@ -100,9 +104,11 @@ class Policy:
             stale_if_error=stale_if_error,
             retain_stale=retain_stale,
         )
-        self._usual = _settle(usual, usual, keep)
+        self._usual = replace(_settle(usual, usual, keep), redaction=redaction)
         self._rules = [
-            _ReadyRule(f"rule {number}", rule, _settle(rule, usual, keep))
+            _ReadyRule(
+                f"rule {number}", rule, replace(_settle(rule, usual, keep), redaction=redaction)
+            )
             for number, rule in enumerate(rules, 1)
         ]
 
@@ -119,7 +125,8 @@ class Policy:
         verdict = _heed(verdict, control, partition, self._max_ttl)
         if ask.bounds is not UNBOUNDED:
             # With a key of the operator's there is one account, whoever asks.
-            shared = self.scope is Scope.SHARED and call.provider.api_key is None
+            one_account = self._one_account or call.provider.api_key is not None
+            shared = self.scope is Scope.SHARED and not one_account
             verdict = _heed_bounds(verdict, ask.bounds, shared)
         if verdict.keep.max_temperature is not None and ask.sampled:
             verdict = _heed_temperature(verdict, ask, verdict.keep.max_temperature)

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from cache_backends.cassette import CassetteCache
 from proxy import __version__
 from proxy.app import create_app
 from proxy.application import Application
@@ -59,6 +60,8 @@ def serve(settings: Settings, *, announce: Announce | None = None) -> int:
         server = _Server(uvicorn.Config(app, **_options(settings)), app.drain)
         (announce or _say_where)(settings)
         server.run(sockets)
+        if app.cassette is not None:
+            _say_what_became(app.cassette)
         return 0 if server.started else 1
 
 
@@ -170,6 +173,18 @@ def _say_where(settings: Settings) -> None:
     sys.stdout.flush()
 
 
+def _say_what_became(cassette: CassetteCache) -> None:
+    """Of a cassette: a JSON line, or one for people."""
+    said = cassette.report()
+    line = orjson.dumps({"time": utc(time.time()), "event": "cassette", **said}).decode()
+    if sys.stdout.isatty():
+        unused = len(said["unused"])
+        line = f"{said['cassette']}: {said['entries']} entries, {said['recorded']} recorded"
+        line += f", {unused} not used (--cassette-prune drops them)" if unused else ""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def _serve_with_workers(settings: Settings, sockets: list[socket.socket]) -> int:
     """Processes that share a port. They read the settings from the environment, as this one did."""
     ports = {"server": {"port": settings.server.port}}
@@ -236,6 +251,10 @@ class ServedApp:
     def __init__(self, app: Application, ops: list[socket.socket]) -> None:
         self._app = app
         self._ops = ops
+
+    @property
+    def cassette(self) -> CassetteCache | None:
+        return self._app.cassette
 
     def drain(self) -> None:
         self._app.health.draining = True

@@ -68,13 +68,23 @@ def serve(
         str | None,
         typer.Option(
             metavar="URL",
-            help="sqlite:///FILE, redis://, postgresql://, memory://, null://, "
+            help="sqlite:///FILE, redis://, postgresql://, memory://, cassette:FILE, null://, "
             "langchain:module:Class or module:Class.",
         ),
     ] = None,
+    cassette: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Record to this file and replay from it, shared by all callers."
+        ),
+    ] = None,
+    cassette_prune: Annotated[
+        bool | None,
+        typer.Option("--cassette-prune", help="Drop from it at the end what was not used."),
+    ] = None,
     mode: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="normal, offline, refresh, bypass or read-only."),
+        typer.Option(metavar="MODE", help="auto or normal, offline, refresh, bypass or read-only."),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
     log_level: Annotated[
@@ -86,9 +96,12 @@ def serve(
     given: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port, "workers": workers, "log_level": log_level},
         "upstream": {"base_url": upstream},
-        "cache": {"url": cache, "mode": mode},
+        "cache": {"url": cache, "mode": "normal" if mode == "auto" else mode},
+        "cassette": {"prune": cassette_prune},
     }
     with _told():
+        if cassette is not None:
+            _put_in(given["cache"], cassette)
         _find_own_modules()
         settings = _configure(config, given)
         from proxy.server import serve as run
@@ -213,6 +226,14 @@ def _told() -> Iterator[None]:
     except (ConfigError, ProxyError) as error:
         typer.echo(f"llm-cache-proxy: {error}", err=True)
         raise typer.Exit(UNUSABLE) from None
+
+
+def _put_in(cache: dict[str, Any], cassette: Path) -> None:
+    from cache_backends.urls import CASSETTE
+
+    if cache["url"] is not None:
+        raise ConfigError("--cassette: is a cache; leave --cache out")
+    cache["url"] = f"{CASSETTE}{cassette}"
 
 
 def _find_own_modules() -> None:

@@ -4,6 +4,7 @@ from proxy.config.load import FLAGS, environment_of, load_settings
 from proxy.config.sections import (
     Admin,
     Cache,
+    Cassette,
     Client,
     Level,
     Ops,
@@ -19,6 +20,7 @@ __all__ = [
     "FLAGS",
     "Admin",
     "Cache",
+    "Cassette",
     "Client",
     "Level",
     "Ops",

@@ -31,6 +31,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "--upstream": ("upstream", "base_url"),
     "--cache": ("cache", "url"),
     "--mode": ("cache", "mode"),
+    "--cassette-prune": ("cassette", "prune"),
     "--workers": ("server", "workers"),
     "--log-level": ("server", "log_level"),
 }

@@ -22,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from cache_backends.redaction import Redaction
+from cache_backends.urls import CASSETTE
 from proxy.config.values import (
     BaseUrl,
     HeaderName,
@@ -112,7 +114,8 @@ class Upstream(Section):
 class Cache(Section):
     url: str = Field(default_factory=_default_cache_url)
     """sqlite:///FILE (four slashes: absolute), redis://, postgresql://, memory://, null://,
-    langchain:module:Class or module:Class. Default: a SQLite file in your data directory."""
+    cassette:FILE, langchain:module:Class or module:Class. Default: a SQLite file in your data
+    directory."""
     options: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(
         default_factory=dict, repr=False
     )
@@ -125,7 +128,8 @@ class Cache(Section):
     stale_if_error_s: Seconds = 86400.0
     """How long an expired answer may still stand in when the provider fails."""
     scope: Scope = Scope.CREDENTIAL
-    """Who shares answers: "credential" (the same key), "client" (see [clients]), "shared" (all)."""
+    """Who shares answers: "credential" (the same key), "client" (see [clients]), "shared" (all).
+    Unset, a cassette is shared."""
     scope_secret: SecretStr | None = None
     """Keys the hash of credentials. Unset: made once and kept in the cache."""
     max_bytes: Size | None = None
@@ -163,6 +167,19 @@ class Cache(Section):
     max_temperature: NonNegativeFloat | None = None
     """Requests above this temperature go past the cache. Unset: all are cached."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _share_recordings(cls, said: Any) -> Any:
+        """What is in a cassette is for whoever has the file, unless it is said for whom."""
+        if isinstance(said, dict) and str(said.get("url")).startswith(CASSETTE):
+            return {"scope": Scope.SHARED, **said}
+        return said
+
+    @property
+    def records(self) -> bool:
+        """Is the cache a cassette?"""
+        return self.url.startswith(CASSETTE)
+
     @property
     def told(self) -> dict[str, Any]:
         """All that the cache is told beside its URL."""
@@ -182,6 +199,26 @@ class Level(Section):
         except (re.error, IndexError) as exc:
             raise SettingError(f"does not fit the pattern: {exc}", "replacement") from None
         return self
+
+
+class Cassette(Section):
+    redact: Annotated[tuple[Level, ...], BeforeValidator(from_json)] = ()
+    """What must not be in the file: matches are replaced, in questions and in answers."""
+    prune: bool = False
+    """Drop at the end what was not used since the start."""
+
+    @model_validator(mode="after")
+    def _can_be_kept_out(self) -> Self:
+        for each in self.redact:
+            try:
+                Redaction([(each.pattern, each.replacement)])
+            except ValueError as exc:
+                raise SettingError(str(exc), "redact") from None
+        return self
+
+    @property
+    def redaction(self) -> list[tuple[str, str]]:
+        return [(each.pattern, each.replacement) for each in self.redact]
 
 
 class Rule(Section):

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from proxy.config.sections import (
     Admin,
     Cache,
+    Cassette,
     Client,
     Ops,
     PriceSettings,
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
     server: Server = Server()
     upstream: Upstream = Upstream()
     cache: Cache = Field(default_factory=Cache)
+    cassette: Cassette = Cassette()
     rules: Annotated[tuple[Rule, ...], BeforeValidator(from_json)] = ()
     providers: dict[str, ProviderSettings] = Field(default_factory=dict)
     prices: Annotated[dict[str, PriceSettings], BeforeValidator(from_json)] = Field(
@@ -155,11 +157,24 @@ class Settings(BaseSettings):
                 "cache",
                 "scope",
             )
+        if self.cache.records:
+            self._check_cassette()
         if self.cache.url.startswith("memory:") and self.server.workers > 1:
             raise SettingError(
                 "workers cannot share a cache in memory; use sqlite:///FILE, or 1 worker",
                 "cache",
                 "url",
+            )
+
+    def _check_cassette(self) -> None:
+        if self.server.workers > 1:
+            raise SettingError("a cassette is for 1 worker", "server", "workers")
+        if self.cache.scope is Scope.CREDENTIAL and self.cache.scope_secret is None:
+            raise SettingError(
+                "the hash of a credential would be another each time, and nothing in the cassette "
+                'found again; use "shared", or set scope_secret',
+                "cache",
+                "scope",
             )
 
     def _check_ops(self) -> None:

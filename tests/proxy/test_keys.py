@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from cache_backends.redaction import Redaction
 from proxy import keys
 from proxy.dialects.chat import Chat
 from proxy.errors import UnreadableRequest
@@ -256,6 +257,27 @@ def test_headers_that_matter_to_the_output_are_in_the_key(name: bytes) -> None:
     both = id_of(REQUEST, headers=[(name, b"1"), (name, b"2")])
     assert both == id_of(REQUEST, headers=[(name, b"1, 2")])
     assert both != id_of(REQUEST, headers=[(name, b"2"), (name, b"1")])
+
+
+def test_secrets_are_in_the_key_as_digests() -> None:
+    """A gateway's headers and fields that hold keys part answers, and cannot be read from them."""
+    body = REQUEST | {"api_key": "sk-field", "vertex_credentials": {"private_key": "sk-nested"}}
+    headers = [(b"x-portkey-config", b'{"api_key":"sk-header"}')]
+    made = question(body, headers=headers)
+    assert "sk-" not in made.keys[0].llm_string
+    assert made.id != id_of(REQUEST, headers=headers) != id_of(REQUEST)
+    assert made.id != id_of(body | {"api_key": "sk-other"}, headers=headers)
+
+
+def test_what_is_redacted_is_in_no_key() -> None:
+    """Neither of what is asked nor of how; what is different only there is one question."""
+    verdict = replace(MAY, redaction=Redaction([("sk-[a-z]+", "KEY")]))
+    one = question(REQUEST | {"prompt_cache_key": "sk-one", "new": ["sk-a"]}, verdict)
+    other = question(REQUEST | {"prompt_cache_key": "sk-two", "new": ["KEY"]}, verdict)
+    assert one.keys == other.keys
+    assert "sk-" not in "".join(one.keys[0])
+    assert Ignored("*", "what matches cassette.redact is replaced") in one.ignored
+    assert question(REQUEST, verdict).ignored == question(REQUEST).ignored
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"user-agent", b"traceparent"]), st.binary())))
