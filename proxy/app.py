@@ -35,6 +35,7 @@ from proxy.errors import ConfigError
 from proxy.fetch import Fetcher
 from proxy.flights import Flights
 from proxy.journal import Journal, as_json, for_people
+from proxy.ledger import Ledger
 from proxy.local_token import TokenError, local_token
 from proxy.metrics import Metrics
 from proxy.models import Event, KeepRules, Levelling
@@ -46,12 +47,15 @@ from proxy.replies import Replies
 from proxy.routes.admin import join_admin
 from proxy.routes.admin_entries import entries_router
 from proxy.routes.admin_gate import Gate
+from proxy.routes.admin_figures import figures_router, metrics_router
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import Health, ops_router
 from proxy.runs import Runs
 from proxy.savings import settle
 from proxy.store import Store
+from proxy.standing import Standing
 from proxy.turns import Alone, Turns
+from proxy.tally import Tally
 from proxy.upstream import Limits, Upstream
 
 log = logging.getLogger("proxy.app")
@@ -86,11 +90,11 @@ def create_app(
     (Unix seconds) tells how old entries are. Raises ConfigError.
     """
     settings = settings or load_settings()
-    metrics, journal = Metrics(), build_journal(settings)
+    tally, journal = Tally(), build_journal(settings)
 
     def listener(event: Event) -> None:
         settle(event)
-        metrics.record(event)
+        tally.record(event)
         journal.record(event)
 
     if cache is None:
@@ -122,14 +126,16 @@ def create_app(
         flights=flights,
         upstream=upstream,
         access=access,
-        replies=Replies(listener, tier=_tier(settings.cache.url), clock=clock),
+        replies=Replies(listener, found=tally.found, tier=_tier(settings.cache.url), clock=clock),
         runs=Runs(store),
         switch=switch,
         scope=settings.cache.scope,
         keyed_headers=build_keyed_headers(settings),
         patience_s=settings.upstream.flight_patience_s,
     )
-    health = Health(degraded=lambda: store.degraded)
+    standing = Standing(Metrics(), store, flights)
+    ledger = Ledger(store, tally, listener=standing.add, clock=clock)
+    health = Health(store, tier=_tier(settings.cache.url))
     gate = build_gate(settings, access)
     catalogue = Catalogue(
         cache, dialects=DIALECTS, stale_s=settings.cache.stale_if_error_s, clock=clock
@@ -146,17 +152,22 @@ def create_app(
     )
     return Application(
         llm=llm,
-        ops=build_ops(health, gate, [entries_router(gate, catalogue, VERSIONS)]),
+        ops=build_ops(
+            [ops_router(health), build_metrics(settings, gate, ledger, standing)],
+            gate,
+            [entries_router(gate, catalogue, VERSIONS), figures_router(gate, ledger)],
+        ),
         engine=engine,
         store=store,
         flights=flights,
         switch=switch,
         health=health,
-        metrics=metrics,
+        ledger=ledger,
         journal=journal,
         ops_apart=settings.ops.port is not None,
     )
 
+        cassette=cache if isinstance(cache, CassetteCache) else None,
 
 def build_policy(settings: Settings) -> Policy:
     """The judge of requests and answers, as configured."""
@@ -167,7 +178,6 @@ def build_policy(settings: Settings) -> Policy:
         scope=cache.scope,
         namespace=cache.namespace,
         stale_if_error=cache.stale_if_error_s,
-        cassette=cache if isinstance(cache, CassetteCache) else None,
         retain_stale=cache.stale_if_error_s,
         keep=KeepRules(
             refuse_finish_reasons=frozenset(cache.refuse_finish_reasons),
@@ -326,11 +336,25 @@ def build_gate(settings: Settings, access: Access) -> Gate:
     )
 
 
-def build_ops(health: Health, gate: Gate, routers: Iterable[APIRouter] = ()) -> FastAPI:
+def build_metrics(settings: Settings, gate: Gate, ledger: Ledger, standing: Standing) -> APIRouter:
+    """What Prometheus reads: open where only this machine asks, or at a listener of its own."""
+
+    async def page(accept: str) -> tuple[bytes, str]:
+        ledger.collect()
+        return await standing.page(accept)
+
+    is_open = settings.ops.port is not None or is_loopback(settings.admin_host)
+    return metrics_router(gate, page, is_open=is_open)
+
+
+def build_ops(
+    probes: Iterable[APIRouter], gate: Gate, routers: Iterable[APIRouter] = ()
+) -> FastAPI:
     """The routes beside the data path."""
     app = FastAPI(
         title="llm-cache-proxy", version=__version__, openapi_url=None, redirect_slashes=False
     )
-    app.include_router(ops_router(health))
+    for router in probes:
+        app.include_router(router)
     join_admin(app, gate, routers)
     return app

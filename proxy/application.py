@@ -13,7 +13,7 @@ from cache_backends.cassette import CassetteCache
 from proxy.engine import Engine
 from proxy.flights import Flights
 from proxy.journal import Journal, summary
-from proxy.metrics import Metrics
+from proxy.ledger import Ledger
 from proxy.modes import READ_S, Switch
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import ADMIN, OPS_PATHS, Health
@@ -43,7 +43,7 @@ class Application:
         flights: Flights,
         switch: Switch,
         health: Health,
-        metrics: Metrics,
+        ledger: Ledger,
         journal: Journal,
         ops_apart: bool,
         cassette: CassetteCache | None = None,
@@ -55,13 +55,14 @@ class Application:
         self.flights = flights
         self.switch = switch
         self.health = health
-        self.metrics = metrics
+        self.ledger = ledger
         self.journal = journal
         self._ops_apart = ops_apart
         self.cassette = cassette
         self._opening: asyncio.Task[None] | None = None
         self._keeping_up: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
+        self._counting: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_for_ops(scope["path"]):
@@ -95,6 +96,7 @@ class Application:
             self._opening = asyncio.create_task(self._open())
             self._keeping_up = asyncio.create_task(self._keep_up())
             self._following = asyncio.create_task(self._follow_mode())
+            self._counting = asyncio.create_task(self.ledger.run())
         await asyncio.wait({self._opening}, timeout=OPEN_S)
         self.health.started = True
 
@@ -124,10 +126,11 @@ class Application:
     async def aclose(self) -> None:
         """Let go of everything; what is being saved is saved first."""
         self.health.draining = True
-        for task in (self._opening, self._keeping_up, self._following):
+        for task in (self._opening, self._keeping_up, self._following, self._counting):
             if task is not None:
                 task.cancel()
+        await self.ledger.flush()
         await self.engine.aclose()
         self.journal.close()
-        if sys.stdout.isatty() and (said := summary(self.metrics)):
+        if sys.stdout.isatty() and (said := summary(self.ledger.own)):
             sys.stdout.write(f"\n{said}\n")

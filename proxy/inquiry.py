@@ -17,6 +17,7 @@ class Rendering:
     """The body that told these entries last, for one who asks the same again. Unix seconds."""
 
     found: Sequence[Entry] = ()
+    ids: Sequence[str] = ()
     body: bytes = b""
     facts: AnswerFacts = field(default_factory=AnswerFacts)
     stored_at: float = 0.0  # of the oldest
@@ -37,6 +38,7 @@ class Rendering:
         self.expires_at = min(expiries, default=None)
         self.made_seconds = max(map(_seconds, found))
         self.usd = usd_of(found)
+        self.ids = [entry.key.id for entry in found]
         self.found = found
 
     @property

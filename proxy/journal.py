@@ -17,8 +17,9 @@ from typing import TextIO
 
 import orjson
 
-from proxy.metrics import Metrics
+from proxy.figures import Figures
 from proxy.models import Event, Outcome
+from proxy.tally import Kind
 
 log = logging.getLogger("proxy.journal")
 
@@ -146,21 +147,18 @@ def for_people(at: float, event: Event, colour: bool = True) -> str:
     return "  ".join(line).rstrip()
 
 
-def summary(metrics: Metrics) -> str:
+def summary(figures: Figures) -> str:
     """What was saved, in a sentence or two; "" if nothing was asked."""
-    if not metrics.requests:
+    if not figures.requests:
         return ""
-    counts = ", ".join(
-        f"{metrics.outcomes[outcome]:,} {outcome}"
-        for outcome in Outcome
-        if metrics.outcomes[outcome]
-    )
-    failed = f", {metrics.errors.total():,} failed" if metrics.errors else ""
+    counts = ", ".join(f"{count:,} {outcome}" for outcome, count in figures.outcomes().items())
+    failed = f", {errors:,} failed" if (errors := figures.outcome(Kind.ERROR)) else ""
+    saved = figures.saved()
     return (
-        f"{metrics.requests:,} requests: {counts or 'none answered'}{failed}. "
-        f"Hit ratio {metrics.hit_ratio:.0%}. "
-        f"Saved {metrics.saved_tokens:,} tokens{_money(metrics.saved_usd)} and "
-        f"{_duration(metrics.saved_seconds)} of waiting."
+        f"{figures.requests:,} requests: {counts or 'none answered'}{failed}. "
+        f"Hit ratio {figures.hit_ratio:.0%}. "
+        f"Saved {saved['tokens']:,} tokens{_money(saved['usd'])} and "
+        f"{_duration(saved['seconds'])} of waiting."
     )
 
 

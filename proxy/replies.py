@@ -25,20 +25,27 @@ SHARED_HEADERS = frozenset({b"content-type", b"retry-after", b"retry-after-ms", 
 MAX_TOLD_CHARS = 256
 
 
+def _nobody(ids: Sequence[str]) -> None:
+    """Who does not count hits of entries."""
+
+
 class Replies:
     """Makes replies; `listener` is told of each request once its reply is sent or given up.
 
-    `tier` names the backend in `Cache-Status`.
+    `found` is told the ids of the entries that serve one. `tier` names the backend in
+    `Cache-Status`.
     """
 
     def __init__(
         self,
         listener: Callable[[Event], None],
         *,
+        found: Callable[[Sequence[str]], None] = _nobody,
         tier: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._listener = listener
+        self._found = found
         self._tier = tier
         self._clock = clock
 
@@ -69,6 +76,7 @@ class Replies:
         event = event_of(inquiry, outcome)
         event.made_seconds, event.usd = rendering.made_seconds, rendering.usd
         event.age, event.tier = telling.age, tier or self._tier
+        self._found(rendering.ids)
         return self._told(inquiry, rendering.body, rendering.facts, event, tell(telling))
 
     def from_recording(self, inquiry: Inquiry, flight: Flight, answers: Answers) -> Reply:
@@ -131,12 +139,13 @@ class Replies:
     def _over(self, flight: Flight, listener: Listener, event: Event) -> None:
         listener.leave()
         event.reason = event.reason or flight.reason
-        event.upstream_seconds, event.usd = flight.upstream_s, flight.usd
+        event.upstream_seconds, event.usd = round(flight.upstream_s, 6), flight.usd
         if flight.facts is not None:
             event.input_tokens = flight.facts.input_tokens
             event.output_tokens = flight.facts.output_tokens
         if event.outcome is Outcome.PARTIAL:
             event.tier = self._tier
+            self._found([entry.key.id for entry in flight.partial])
             event.saved_tokens = tokens_of(flight.partial)
             event.saved_usd = usd_of(flight.partial) or 0.0
         self._listener(event)

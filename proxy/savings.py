@@ -16,4 +16,5 @@ def settle(event: Event) -> None:
     if event.outcome in SPARED:
         event.saved_tokens = (event.input_tokens or 0) + (event.output_tokens or 0)
         event.saved_usd = event.usd or 0.0
-        event.saved_seconds = max(0.0, round(event.made_seconds - event.seconds, 6))
+        if event.made_seconds > event.seconds:
+            event.saved_seconds = event.made_seconds - event.seconds

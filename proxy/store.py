@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeGuard, TypeVar
+from typing import Literal, TypeGuard, TypeVar
 
 from cache_backends.base import (
     CacheError,
@@ -117,6 +117,7 @@ class Store:
         self._claiming = Breaker(clock, what="the table of leases")
         self._clock = clock
         self._saving: set[asyncio.Task[bool]] = set()
+        self.stored = 0  # entries since the start
         # Keys the digests of credentials. Until it is known, nothing can be looked up.
         self.scope_secret = scope_secret
         self._secret_is_given = scope_secret is not None
@@ -130,6 +131,13 @@ class Store:
         if trouble := self._reading.trouble or self._writing.trouble:
             return trouble
         return "" if self.scope_secret else self._reading.reason or "it is being opened"
+
+    @property
+    def state(self) -> Literal["opening", "open", "skipped"]:
+        """Is the cache asked?"""
+        if self.scope_secret is None:
+            return "opening"
+        return "skipped" if self._reading.open or self._writing.open else "open"
 
     async def start(self) -> None:
         """Learn the secret that all users of this store share. Asked again until it is known."""
@@ -269,7 +277,9 @@ class Store:
             await self._cache.put_many(entries)
             return not any(map(self._cache.covered, entries))
 
-        return bool(await self._guarded(put, self._writing, self._save_timeout_s, "save"))
+        saved = bool(await self._guarded(put, self._writing, self._save_timeout_s, "save"))
+        self.stored += len(entries) if saved else 0
+        return saved
 
     async def claim(self, name: str, holder: str, seconds: float) -> bool | None:
         """Take a lease or extend it: `False` if another holds it, `None` if nobody can tell."""
@@ -325,6 +335,36 @@ class Store:
 
         timeout_s = self._save_timeout_s
         return await self._guarded(change, Breaker(), timeout_s, f"change of the {name}")
+
+    async def listed(self, call: Callable[[ListedCache], Awaitable[_T]], what: str) -> _T | None:
+        """What a call brings that listed caches have; `None` if it fails. Raises Unsupported.
+
+        It may take its time, and says nothing of lookups and saves.
+        """
+        cache = self._cache
+        if not isinstance(cache, ListedCache):
+            raise Unsupported("this cache can neither be listed nor counted in")
+        if self._reading.open or self._writing.open:
+            return None
+        refused: list[Unsupported] = []
+
+        async def ask() -> _T | None:
+            try:
+                return await call(cache)
+            except Unsupported as exc:
+                refused.append(exc)
+                return None
+
+        result = await self._guarded(ask, Breaker(), self._save_timeout_s, what)
+        if refused:
+            raise refused[0]
+        return result
+
+    @property
+    def evictions(self) -> int:
+        """Entries that this process pushed out since the start, as far as the cache tells."""
+        told = getattr(self._cache, "evictions", 0)
+        return told if isinstance(told, int) else 0
 
     @property
     def one_process(self) -> bool:

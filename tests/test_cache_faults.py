@@ -40,10 +40,10 @@ class Unready(NullCache):
         self.held |= {entry.key.id: entry for entry in entries}
 
 
-async def ready(client: httpx.AsyncClient, live: LiveProxy) -> dict[str, str]:
+async def ready(client: httpx.AsyncClient, live: LiveProxy) -> dict[str, Any]:
     told = await client.get(f"{live.origin}/readyz")
     assert told.status_code == 200
-    state: dict[str, str] = told.json()
+    state: dict[str, Any] = told.json()
     return state
 
 
@@ -119,16 +119,18 @@ async def test_a_cache_that_keeps_failing_is_skipped_until_it_recovers(
     cache = BrokenCache(Unready(), Fault.NONE)
     live = await proxy(cache)
     ask = asker(client, live)
-    assert await ready(client, live) == {"status": "ready"}
+    cache_is = {"name": "memory", "state": "open"}
+    assert await ready(client, live) == {"status": "ready", "cache": cache_is}
     cache.fault, cache.operations = Fault.ERROR, frozenset({operation, "peek"})
     for prompt in "abcdef":
         await ask(prompt=prompt)
     state = await ready(client, live)
     assert state["status"] == "degraded"
     assert state["reason"] in ("cache lookup failed: OSError", "cache save failed: OSError")
+    assert state["cache"] == {"name": "memory", "state": "skipped", "failed": state["reason"]}
     cache.fault = Fault.NONE
     async with asyncio.timeout(5):
-        while await ready(client, live) != {"status": "ready"}:
+        while (await ready(client, live))["status"] != "ready":
             await ask(prompt="again")  # a save is only tried where there is one
     await ask()
     assert (await ask()).headers["x-cache"] == "HIT"
@@ -150,14 +152,16 @@ async def test_a_cache_that_cannot_be_opened_does_not_keep_requests_waiting(
     told = await ask()
     assert (told.headers["x-cache"], words(told.content)) == ("BYPASS", JOKE)
     assert "the cache is not available" in told.headers["cache-status"]
+    reason = "cache opening failed: OSError"
     assert await ready(client, live) == {
         "status": "degraded",
-        "reason": "cache opening failed: OSError",
+        "reason": reason,
+        "cache": {"name": "memory", "state": "opening", "failed": reason},
     }
     assert (await ask({**MINE, "cache-control": "only-if-cached"})).status_code == 504
     cache.fault = Fault.NONE
     async with asyncio.timeout(5):
-        while await ready(client, live) != {"status": "ready"}:  # noqa: ASYNC110 - as a probe does
+        while (await ready(client, live))["status"] != "ready":  # noqa: ASYNC110 - as a probe does
             await asyncio.sleep(0.01)
     assert (await ask()).headers["x-cache"] == "MISS"
     assert (await ask()).headers["x-cache"] == "HIT"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
 
@@ -11,13 +11,31 @@ OPS_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/admin"})
 ADMIN = "/admin/"
 
 
+class Cache(Protocol):
+    """What is asked of the cache's state."""
+
+    @property
+    def degraded(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+
 @dataclass(slots=True)
 class Health:
-    """What the probes are told. `degraded` says why the cache cannot be used, or ""."""
+    """What the probes are told. `tier` names the cache."""
 
-    degraded: Callable[[], str]
+    cache: Cache
+    tier: str = ""
     started: bool = False
     draining: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """How the cache is, and what failed last."""
+        cache = {"name": self.tier, "state": self.cache.state}
+        if not (reason := self.cache.degraded):
+            return {"status": "ready", "cache": cache}
+        return {"status": "degraded", "reason": reason, "cache": {**cache, "failed": reason}}
 
 
 def ops_router(health: Health) -> APIRouter:
@@ -30,12 +48,11 @@ def ops_router(health: Health) -> APIRouter:
         return {"status": "ok"}
 
     @router.get("/readyz")
-    async def readyz(response: Response) -> dict[str, str]:
+    async def readyz(response: Response) -> dict[str, Any]:
         """Requests are served; also when the cache is down, for they are answered all the same."""
         if not health.started or health.draining:
             response.status_code = 503
             return {"status": "draining" if health.draining else "starting"}
-        reason = health.degraded()
-        return {"status": "degraded", "reason": reason} if reason else {"status": "ready"}
+        return health.as_json()
 
     return router

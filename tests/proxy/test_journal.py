@@ -13,10 +13,11 @@ import orjson
 import pytest
 
 from proxy import journal
+from proxy.figures import Figures, amounts_of
 from proxy.journal import Journal, as_json, for_people, summary
-from proxy.metrics import Metrics
 from proxy.models import Event, Outcome
 from proxy.savings import settle
+from proxy.tally import Tally
 
 HIT = Event(
     "/v1/chat/completions",
@@ -163,15 +164,13 @@ def test_a_reader_that_left_is_no_fault() -> None:
 
 def test_the_summary() -> None:
     """Requests by outcome, the ratio, what was saved; nothing if nothing was asked."""
-    metrics = Metrics()
-    assert summary(metrics) == ""
-    hit = replace(HIT, usd=1.5)
+    assert summary(Figures({})) == ""
+    tally = Tally()
+    hit = replace(HIT, usd=1.5, made_seconds=3725.5)
     settle(hit)
-    metrics.record(hit)
-    metrics.record(Event("/", outcome=Outcome.MISS, status=200))
-    metrics.record(Event("/", status=404, reason="unknown_path"))
-    metrics.saved_seconds = 3725.0
-    said = summary(metrics)
+    for event in (hit, Event("/", outcome=Outcome.MISS), Event("/", status=404)):
+        tally.record(event)
+    said = summary(Figures(amounts_of(tally.take())))
     assert said.startswith("3 requests: 1 HIT, 1 MISS, 1 failed. Hit ratio 50%.")
     assert "1,234 tokens ($1.50) and 1 h 2 min of waiting" in said
 
