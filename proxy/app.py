@@ -40,6 +40,7 @@ from proxy.local_token import TokenError, local_token
 from proxy.metrics import Metrics
 from proxy.models import Event, KeepRules, Levelling
 from proxy.modes import Switch
+from proxy.nearest import Nearest
 from proxy.policy import Policy, Rule
 from proxy.prices import Price, Prices
 from proxy.providers import build_providers
@@ -107,7 +108,7 @@ def create_app(
         max_all_backlogs=settings.server.max_backlog,
     )
     policy, access = build_policy(settings), build_access(settings)
-    switch = Switch(store, settings.cache.mode)
+    switch, nearest = Switch(store, settings.cache.mode), Nearest(cache)
     fetcher = Fetcher(
         store=store,
         upstream=upstream,
@@ -128,6 +129,7 @@ def create_app(
         access=access,
         replies=Replies(listener, found=tally.found, tier=_tier(settings.cache.url), clock=clock),
         runs=Runs(store),
+        nearest=nearest,
         switch=switch,
         scope=settings.cache.scope,
         keyed_headers=build_keyed_headers(settings),

@@ -34,6 +34,8 @@ from proxy.models import (
     Verdict,
 )
 from proxy.modes import Switch
+from proxy.nearest import Nearest
+from proxy.offline import NOT_ASKED, offline
 from proxy.policy import Policy
 from proxy.replies import Replies
 from proxy.runs import Attempt, Runs
@@ -42,8 +44,6 @@ from proxy.upstream import Upstream
 
 # Above this the strict parse of a body, where it is needed, is done off the loop.
 STRICT_PARSE_AT_ONCE_BYTES = 16 * 2**10
-
-_OFFLINE = "Offline mode, in which no provider is asked, and no answer is stored for this request"
 
 
 class Engine:
@@ -60,6 +60,7 @@ class Engine:
         access: Access,
         replies: Replies,
         runs: Runs,
+        nearest: Nearest,
         switch: Switch,
         scope: Scope = Scope.CREDENTIAL,
         keyed_headers: frozenset[bytes] = keys.KEYED_HEADERS,
@@ -73,6 +74,7 @@ class Engine:
         self._access = access
         self._replies = replies
         self._runs = runs
+        self._nearest = nearest
         self._switch = switch
         self._scope = scope
         self._keyed_headers = keyed_headers
@@ -178,7 +180,7 @@ class Engine:
     async def pass_on(self, passing: Passing) -> Reply:
         """Hand a request to the provider and its answer back, both as they come."""
         if self._switch.mode is Mode.OFFLINE:
-            raise Offline(f"{_OFFLINE}: {passing.reason}.")
+            raise Offline(f"{NOT_ASKED}; this is passed on to one: {passing.reason}.")
         headers = self._access.dress(passing.headers, passing.provider)
         arrival = await self._upstream.send(
             passing.method, passing.url, headers, passing.body, decode=False
@@ -199,7 +201,7 @@ class Engine:
         known = self._fetcher.usable(inquiry, found)
         if not inquiry.verdict.may_read or not _serves(known):
             if inquiry.mode is Mode.OFFLINE:
-                raise Offline(_offline(inquiry.verdict))
+                raise await offline(inquiry, found, known, self._nearest)
             raise NotCached("No answer is stored for this request, and only-if-cached was asked.")
         entries = [entry for entry in found if entry is not None]
         return self._hit(inquiry, entries, known, time.perf_counter() - began)
@@ -377,7 +379,3 @@ def _as_it_came(ask: Ask) -> Ask:
 
 def _serves(known: list[Freshness]) -> bool:
     return Freshness.UNUSABLE not in known and Freshness.IF_ERROR not in known
-
-
-def _offline(verdict: Verdict) -> str:
-    return f"{_OFFLINE}." if verdict.may_read else f"{_OFFLINE}: {verdict.reason}."

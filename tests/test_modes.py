@@ -47,7 +47,7 @@ async def test_offline_a_miss_is_an_error_that_is_not_retried(
     told = await client.post(f"{live.base_url}/{path}", json=body, headers=MINE)
     assert (told.status_code, told.headers["x-should-retry"]) == (424, "false")
     error = told.json()["error"]
-    assert "Offline mode" in error["message"]
+    assert "offline mode" in error["message"]
     assert error["code"] == "offline"
     assert ("type" in told.json()) is (path == "messages")
     assert not provider.calls
