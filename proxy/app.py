@@ -47,16 +47,16 @@ from proxy.providers import build_providers
 from proxy.replies import Replies
 from proxy.routes.admin import join_admin
 from proxy.routes.admin_entries import entries_router
-from proxy.routes.admin_gate import Gate
 from proxy.routes.admin_figures import figures_router, metrics_router
+from proxy.routes.admin_gate import Gate
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import Health, ops_router
 from proxy.runs import Runs
 from proxy.savings import settle
-from proxy.store import Store
 from proxy.standing import Standing
-from proxy.turns import Alone, Turns
+from proxy.store import Store
 from proxy.tally import Tally
+from proxy.turns import Alone, Turns
 from proxy.upstream import Limits, Upstream
 
 log = logging.getLogger("proxy.app")
@@ -167,9 +167,9 @@ def create_app(
         ledger=ledger,
         journal=journal,
         ops_apart=settings.ops.port is not None,
+        cassette=cache if isinstance(cache, CassetteCache) else None,
     )
 
-        cassette=cache if isinstance(cache, CassetteCache) else None,
 
 def build_policy(settings: Settings) -> Policy:
     """The judge of requests and answers, as configured."""
@@ -190,6 +190,9 @@ def build_policy(settings: Settings) -> Policy:
         ),
         honour_client_control=cache.honour_cache_control,
         max_ttl=cache.max_ttl,
+        # Ids that a recording leads to are nobody's any more.
+        one_account=cache.records,
+        redaction=Redaction(settings.cassette.redaction) if cache.records else None,
     )
 
 
@@ -202,9 +205,6 @@ def _rule(rule: RuleSettings) -> Rule:
         header=rule.header,
         cache=rule.cache,
         ttl=rule.ttl,
-        # Ids that a recording leads to are nobody's any more.
-        one_account=cache.records,
-        redaction=Redaction(settings.cassette.redaction) if cache.records else None,
         namespace=rule.namespace,
         ignore=rule.ignore,
         level=None
@@ -243,6 +243,10 @@ def build_keyed_headers(settings: Settings) -> frozenset[bytes]:
 
 def build_cache(settings: Settings) -> EntryCache:
     """The backend that the settings name. Raises ConfigError."""
+    told = settings.cache.told
+    if settings.cache.records:
+        cassette = settings.cassette
+        told |= {"redact": cassette.redaction, "prune": cassette.prune}
     try:
         return open_cache(settings.cache.url, **told)
     except (ValueError, CassetteError) as exc:
@@ -255,10 +259,6 @@ def _with_memory(settings: Settings, cache: EntryCache) -> EntryCache:
         return cache
     said = settings.cache
     memory = MemoryCache(max_bytes=said.memory_bytes or 1)  # in a single byte there is no entry
-    told = settings.cache.told
-    if settings.cache.records:
-        cassette = settings.cassette
-        told |= {"redact": cassette.redaction, "prune": cassette.prune}
     return TieredCache(memory, cache, lease=said.memory_lease_s)
 
 
