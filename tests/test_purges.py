@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from cache_backends import Entry, MemoryCache, SQLiteCache, TieredCache
-from cache_backends.shared import EVERYTHING, Filter, SharedCache
+from cache_backends import ChatGeneration, Entry, MemoryCache, SQLiteCache, TieredCache
+from cache_backends.shared import EVERYTHING, Filter, ManagedCache, SharedCache
 from tests.fakes.chat import MINE, asker, asking, own, saying, tells, words
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.oracle import expected
@@ -140,6 +141,77 @@ async def test_nobody_joins_a_fetch_that_is_purged_by_its_id(
     second = await begun(provider, ask)
     await gate.open()
     assert [tells(await each)[0] for each in (first, second)] == ["MISS", "MISS"]
+
+
+@pytest.fixture(params=["memory", "tiered"])
+def managed(request: pytest.FixtureRequest, tier: Tier) -> ManagedCache:
+    """What one process has, alone or before a store."""
+    return MemoryCache(max_bytes=2**22) if request.param == "memory" else tier()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_one_process_alone_stores_nothing_that_was_purged_either(
+    proxy: StartProxy,
+    provider: FakeProvider,
+    client: httpx.AsyncClient,
+    managed: ManagedCache,
+    stream: bool,
+) -> None:
+    """What is fetched during a purge is delivered, joined by nobody after it, and not stored."""
+    provider.always = Answer(gate=(gate := Gate()))
+    live = await proxy(managed)
+    ask = asker(client, live)
+    first = await begun(provider, ask, stream=stream, headers=MARKED)
+    await managed.purge(Filter(tag="joke"))
+    second = await begun(provider, ask, stream=stream, headers=MARKED)
+    await managed.purge(Filter(model="m"))
+    await gate.open()
+    assert [tells(await each)[0] for each in (first, second)] == ["MISS", "MISS"]
+    assert await live.stored() == 0
+    outcomes = [tells(await ask(stream=stream, headers=MARKED))[0] for _ in range(2)]
+    assert outcomes == ["MISS", "HIT"]
+
+
+@pytest.mark.parametrize("how", ["delete", "aclear"])
+async def test_deleting_and_clearing_are_purges(
+    proxy: StartProxy,
+    provider: FakeProvider,
+    client: httpx.AsyncClient,
+    managed: ManagedCache,
+    how: str,
+) -> None:
+    """What is fetched anew meanwhile does not come back."""
+    live = await proxy(managed)
+    ask = asker(client, live)
+    key_id = (await ask()).headers["x-llm-cache-id"]
+    provider.script(Answer(gate=(gate := Gate())))
+    refresh = await begun(provider, ask, headers=own("no-cache"))
+    await (managed.delete(key_id) if how == "delete" else managed.aclear())
+    await gate.open()
+    await refresh
+    assert await live.stored() == 0
+    assert tells(await ask())[0] == "MISS"
+
+
+async def test_what_was_put_right_is_not_overwritten_by_what_is_being_fetched(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, managed: ManagedCache
+) -> None:
+    """Its asker gets what he wanted; all others what the operator said."""
+    live = await proxy(managed)
+    ask = asker(client, live)
+    key_id = (await ask()).headers["x-llm-cache-id"]
+    provider.script(Answer(gate=(gate := Gate())))
+    refresh = await begun(provider, ask, headers=own("no-cache"))
+    (old,) = await managed.by_ids([key_id])
+    assert old is not None
+    (said,) = old.generations
+    assert isinstance(said, ChatGeneration)
+    message = said.message | {"content": "put right"}
+    await managed.amend([replace(old, generations=[replace(said, message=message)])])
+    await gate.open()
+    assert words((await refresh).content) == JOKE
+    answer = await ask()
+    assert (tells(answer)[0], words(answer.content)) == ("HIT", "put right")
 
 
 @pytest.mark.parametrize("filter", OTHERS, ids=str)
