@@ -22,6 +22,7 @@ class Crew:
         self.gate.set()
         self.started = threading.Event()
         self.was_idle = threading.Event()
+        self.idle_again_after: float | None = None
         self.rounds: list[int] = []
         self.finished = False
 
@@ -31,8 +32,9 @@ class Crew:
         self.rounds.append(len(tasks))
         return [task(self) for task in tasks]
 
-    def idle(self) -> None:
+    def idle(self) -> float | None:
         self.was_idle.set()
+        return self.idle_again_after
 
     def finish(self) -> None:
         self.finished = True
@@ -115,6 +117,19 @@ def test_an_idle_crew_may_keep_house(crew: Crew) -> None:
     lane.close().result(10)
     lane.start()
     assert crew.finished
+
+
+def test_an_idle_crew_says_when_it_is_to_be_told_again(crew: Crew) -> None:
+    """Sooner or later than usual, until there was work again."""
+    crew.idle_again_after = 3600
+    lane = Lane("lane", crew, idle_after=0.01)
+    lane.start()
+    assert crew.was_idle.wait(10)
+    crew.was_idle.clear()
+    assert not crew.was_idle.wait(0.05)
+    lane.call(lambda _: None)
+    assert crew.was_idle.wait(10)
+    lane.close().result(10)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
