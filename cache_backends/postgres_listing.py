@@ -23,6 +23,8 @@ Place = tuple[float, bytes]
 
 # How many entries one page looks at. The rest is left to the next, which its cursor leads to.
 PAGE_LOOKS = 10_000
+# And for each entry of a page, before an index is asked.
+NEAR_LOOKS = 10
 
 PAGE = """
 SELECT id, stored_at, expires_at, retained_until, bytes, told,
@@ -57,8 +59,8 @@ RETURNING stored_at, id
 class Listing(NamedTuple):
     """A page that is asked for.
 
-    Where an index knows the few entries that may fit, those are picked, else the page walks through
-    all in their order. Either way it looks at a bounded number, whatever the filter.
+    Where an index knows the few entries that may fit, those can be picked, else the page walks
+    through all in their order. Either way it looks at a bounded number, whatever the filter.
     """
 
     filter: Filter
@@ -75,10 +77,10 @@ class Listing(NamedTuple):
         place = None if cursor is None else _place_of(cursor)
         return cls(filter, narrowed, place, limit, now)
 
-    def walk(self) -> tuple[str, list[Any]]:
+    def walk(self, looks: int) -> tuple[str, list[Any]]:
         said = self._said()
         places = WALK.replace("{rest}", said.rest).replace("{span}", said.span)
-        return self._statement(places, said)
+        return self._statement(places.replace("{looks}", str(looks)), said)
 
     def pick(self) -> tuple[str, list[Any]]:
         said = self._said()
@@ -113,9 +115,7 @@ class Listing(NamedTuple):
 
     def _statement(self, places: str, said: Conditions) -> tuple[str, list[Any]]:
         statement = PAGE.replace("{places}", places)
-        constants = {"{hits}": HITS, "{bytes}": str(PREVIEW_BYTES), "{looks}": str(PAGE_LOOKS)}
-        for name, constant in constants.items():
-            statement = statement.replace(name, constant)
+        statement = statement.replace("{hits}", HITS).replace("{bytes}", str(PREVIEW_BYTES))
         return statement, [self.limit + 1, *said.values]
 
 
@@ -123,29 +123,39 @@ async def page(session: Session, asked: Listing) -> Page:
     async with session.transaction():
         # The statistics may be those of a time when the table was small.
         await session.run("SET LOCAL enable_seqscan = off")
-        statement, values = asked.pick() if await _is_few(session, asked) else asked.walk()
-        rows = await session.fetch_once(statement, *values)
-    return _page(rows, asked.limit)
+        if asked.filter.ids is not None:
+            return await _pick(session, asked)
+        counts = asked.counts()
+        if not counts:
+            return await _walk(session, asked, PAGE_LOOKS)
+        # What many entries fit is at hand, and to count them takes long.
+        near = await _walk(session, asked, min(NEAR_LOOKS * asked.limit, PAGE_LOOKS))
+        if near.cursor is None or len(near.entries) == asked.limit:
+            return near
+        for statement, value in counts:
+            ((count,),) = await session.fetch_once(statement, value)
+            if count <= PAGE_LOOKS:
+                return await _pick(session, asked)
+        return await _walk(session, asked, PAGE_LOOKS)
 
 
-async def _is_few(session: Session, asked: Listing) -> bool:
-    """Does an index know all that may fit, and are they no more than a page may look at?"""
-    if asked.filter.ids is not None:
-        return True
-    for statement, value in asked.counts():
-        ((count,),) = await session.fetch_once(statement, value)
-        if count <= PAGE_LOOKS:
-            return True
-    return False
-
-
-def _page(rows: list[Row], limit: int) -> Page:
+async def _walk(session: Session, asked: Listing, looks: int) -> Page:
+    statement, values = asked.walk(looks)
+    rows = await session.fetch_once(statement, *values)
     fitting = [row for row in rows if row[-2]]
-    last = None
+    last = rows[-1] if rows and rows[-1][-1] == looks else None
+    return _page(fitting, asked.limit, last)
+
+
+async def _pick(session: Session, asked: Listing) -> Page:
+    statement, values = asked.pick()
+    return _page(await session.fetch_once(statement, *values), asked.limit, None)
+
+
+def _page(fitting: list[Row], limit: int, last: Row | None) -> Page:
+    """Of the rows that fit; if these are no more than a page, the next begins after `last`."""
     if len(fitting) > limit:
         last = fitting[limit - 1]
-    elif rows and rows[-1][-1] == PAGE_LOOKS:
-        last = rows[-1]
     listed = [_summary(row) for row in fitting[:limit] if are_times(row[1:4])]
     return Page(listed, None if last is None else _cursor(last))
 

@@ -323,7 +323,7 @@ async def test_a_listing_of_many_goes_by_an_index(
     first = await cache.page(EVERYTHING, limit=5)
     for cursor in (None, first.cursor):
         asked = postgres.listing.Listing.of(*PLANS[index], cursor, 10, clock())
-        statement, values = asked.walk() if index == "entries_by_time" else asked.pick()
+        statement, values = asked.walk(10_000) if index == "entries_by_time" else asked.pick()
         plan = await store.run(f"EXPLAIN {statement}", *values)
         text = "\n".join(line for (line,) in plan)
         assert index in text
