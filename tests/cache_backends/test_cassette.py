@@ -15,8 +15,9 @@ from cache_backends import ChatGeneration, Entry, Generation, Key, cassette_file
 from cache_backends.cassette import CassetteCache
 from cache_backends.cassette_file import CassetteError, CassetteFile
 from cache_backends.ndjson import line_of
+from cache_backends.shared import Filter
 from tests.cache_backends.conformance import entry_of
-from tests.cache_backends.shared_conformance import ListedConformance
+from tests.cache_backends.managed_conformance import ManagedConformance
 from tests.fakes.clock import FakeClock
 
 Open = Callable[..., CassetteCache]
@@ -38,7 +39,7 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-class TestCassetteCache(ListedConformance):
+class TestCassetteCache(ManagedConformance):
     @pytest.fixture
     def cache(self, path: Path, clock: FakeClock) -> CassetteCache:
         return CassetteCache(path, clock=clock)
@@ -145,6 +146,22 @@ def test_two_processes_record_on_one_cassette(opened: Open, path: Path, clock: F
     assert other.peek(asked("one", clock).key) is not None
     assert other.peek(asked("gone", clock).key) is None
     assert len(other._cells) == len(opened()._cells) == 3
+
+
+async def test_what_was_purged_is_gone_from_the_file(
+    opened: Open, path: Path, clock: FakeClock
+) -> None:
+    """And what was being fetched meanwhile does not come into it; what others record later does."""
+    recorded(opened, asked("a", clock, model="m"), asked("b", clock))
+    cassette = opened()
+    assert await cassette.purge(Filter(model="m")) == 1
+    cassette.hold(asked("a", clock, model="m"))
+    cassette.flush()
+    recorded(opened, asked("c", clock, model="m"))
+    cassette.hold(replace(asked("d", clock), seen=cassette.seen))
+    cassette.close()
+    assert len(opened()._cells) == len(cassette._cells) == 3
+    assert cassette.peek(asked("c", clock).key) is not None
 
 
 def test_whoever_writes_last_has_the_last_word(opened: Open, path: Path, clock: FakeClock) -> None:
