@@ -200,21 +200,21 @@ class MemoryCache(ManagedCache):
     async def amend(self, entries: Sequence[Entry]) -> None:
         """Put entries in the place of those with their ids; one is there all the time.
 
-        Each was read here, and changed: what was purged since is not put back. Nor is what was
-        being fetched stored over them.
+        Each was read and changed: one that is gone since stays so. What was being fetched is not
+        stored over them.
         """
-        kept = [entry for entry in entries if not self._is_gone(entry)]
+        kept = [entry for entry in entries if self._is_there(entry.key.id)]
         if not kept:
             return
         with self._lock:
             number = self._note(Filter(ids=tuple(entry.key.id for entry in kept)))
         await self.put_many([replace(entry, seen=number) for entry in kept])
 
-    def _is_gone(self, entry: Entry) -> bool:
-        """Was it purged since? Changed, it does not say whether a purge covered it."""
-        held = self._with_id(entry.key.id)
+    def _is_there(self, id: str) -> bool:
+        """Not so while a purge covers it that has not come to it yet."""
+        held = self._with_id(id)
         with self._lock:
-            return self._known.covers(held or entry)
+            return held is not None and not self._known.covers(held)
 
     def covered(self, entry: Entry) -> bool:
         with self._lock:

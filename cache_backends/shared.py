@@ -240,7 +240,10 @@ class ManagedCache(ListedCache):
 
     @abstractmethod
     async def amend(self, entries: Sequence[Entry]) -> None:
-        """Put entries in the place of those with their ids; complete as a purge is."""
+        """Put entries in the place of those with their ids; complete as a purge is.
+
+        Each was read and changed: one that is gone since stays so. `seen` is set here.
+        """
 
 
 class SharedCache(ListedCache):

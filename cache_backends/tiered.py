@@ -7,28 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 from typing import Any
 
-from cache_backends.base import CacheError, Entry, Generation, Key, Totals
+from cache_backends.base import CacheError, Entry, Generation, Key
 from cache_backends.known_purges import KnownPurges, Mark
 from cache_backends.loops import LoopThread, SyncCalls
 from cache_backends.memory import MemoryCache
 from cache_backends.shared import (
     EVERYTHING,
-    WIDE,
     Filter,
-    ManagedCache,
-    Narrowing,
-    Page,
     Purge,
     PurgeLog,
     SharedCache,
 )
 from cache_backends.steady import steady
+from cache_backends.tiered_store import StoreCalls
 
 # How long memory may be trusted after the log began to be read, unless the store says otherwise.
 LEASE_S = 1.0
@@ -44,7 +41,7 @@ CROWDED_LOG_KEPT_S = 60.0
 SHORTENED_ROWS = 100
 
 
-class TieredCache(SyncCalls, ManagedCache):
+class TieredCache(SyncCalls, StoreCalls):
     """`memory` before `shared`: reads what memory does not hold, writes through.
 
     Memory is asked only while it may be trusted: for the lease (seconds, a fact of the store, the
@@ -154,9 +151,9 @@ class TieredCache(SyncCalls, ManagedCache):
     async def amend(self, entries: Sequence[Entry]) -> None:
         """Put entries in the place of those with their ids, everywhere; one is there all the time.
 
-        Each was read here, and changed: what was purged since is not put back. Complete when it
-        returns: nobody answers from the old ones after that, nor stores over the new ones what he
-        began to fetch before. `CacheError` if the store cannot be reached.
+        Each was read and changed: one that is gone since stays so. Complete when it returns: nobody
+        answers from the old ones after that, nor stores over the new ones what he began to fetch
+        before. `CacheError` if the store cannot be reached.
         """
         if not entries:
             return
@@ -166,7 +163,8 @@ class TieredCache(SyncCalls, ManagedCache):
         fetched = Filter(ids=tuple(entry.key.id for entry in entries), stored_after=last)
         number = await self._shared.announce(fetched)
         await self._read()
-        kept = [replace(entry, seen=number) for entry in await self._not_purged(entries)]
+        held = await self._held_now(entries)
+        kept = [replace(e, seen=number) for e, old in zip(entries, held, strict=True) if old]
         await self._shared.put_many(kept)
         # Now that they are there, once more for those who have read an old one since the first.
         await self._shared.announce(fetched)
@@ -182,48 +180,11 @@ class TieredCache(SyncCalls, ManagedCache):
     async def aclear(self, **kwargs: Any) -> None:  # noqa: ARG002 - accepted, as LangChain's does
         await self.purge(EVERYTHING)
 
-    async def page(
-        self,
-        filter: Filter,
-        *,
-        narrowed: Narrowing = WIDE,
-        cursor: str | None = None,
-        limit: int = 100,
-    ) -> Page:
-        return await self._shared.page(filter, narrowed=narrowed, cursor=cursor, limit=limit)
-
     async def by_ids(self, ids: Sequence[str]) -> list[Entry | None]:
         if not self.trusted:
             await self._catch_up()
         found = await self._shared.by_ids(ids)
         return [None if entry is None or self._purged(entry) else entry for entry in found]
-
-    async def claim(self, name: str, holder: str, seconds: float) -> bool:
-        return await self._shared.claim(name, holder, seconds)
-
-    async def release(self, name: str, holder: str) -> None:
-        await self._shared.release(name, holder)
-
-    async def fact(self, name: str, default: str) -> str:
-        return await self._shared.fact(name, default)
-
-    async def set_fact(self, name: str, value: str) -> None:
-        await self._shared.set_fact(name, value)
-
-    async def add_hits(self, hits: Mapping[str, int]) -> None:
-        await self._shared.add_hits(hits)
-
-    async def add_counts(self, group: str, amounts: Mapping[str, float]) -> None:
-        await self._shared.add_counts(group, amounts)
-
-    async def counts(self, group: str) -> dict[str, float]:
-        return await self._shared.counts(group)
-
-    async def forget_counts(self, group: str) -> None:
-        await self._shared.forget_counts(group)
-
-    async def totals(self) -> Totals:
-        return await self._shared.totals()
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         entry = self._entry(prompt, llm_string, return_val)
@@ -288,15 +249,6 @@ class TieredCache(SyncCalls, ManagedCache):
         """Wait until nobody trusts his memory who has not read what was announced then."""
         known_at = announced_at + self._lease_s + EARLY_S
         await asyncio.sleep(max(0.0, known_at - self._monotonic()))
-
-    async def _not_purged(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those whose place is not taken from them; changed, they say not what a purge covered."""
-        held = await self._held_now(entries)
-        return [
-            entry
-            for entry, old in zip(entries, held, strict=True)
-            if old is not None or not self._purged(entry)
-        ]
 
     async def _put_back(self, entries: Sequence[Entry]) -> None:
         """Store again what was stored over by those who did not know of it, as nobody finds that.

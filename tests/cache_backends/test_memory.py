@@ -213,6 +213,18 @@ class TestMemoryCache(ManagedConformance):
         assert cache.peek(old.key) == new
         assert (await cache.totals()).entries == 1
 
+    async def test_what_a_purge_has_not_come_to_yet_is_not_put_right(
+        self, cache: MemoryCache, clock: FakeClock
+    ) -> None:
+        """It would outlive a purge that covers it."""
+        await cache.put_many([entry_of(f"{n}" * 500, clock) for n in range(2000)])
+        old = entry_of(f"{0}" * 500, clock)
+        purge = asyncio.create_task(cache.purge(EVERYTHING))
+        await asyncio.sleep(0)
+        await cache.amend([replace(old, generations=[Generation("right")])])
+        await purge
+        assert cache.peek(old.key) is None
+
     async def test_what_is_known_of_purges_is_bounded(
         self, cache: MemoryCache, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
