@@ -25,6 +25,7 @@ from cache_backends import (
 )
 from cache_backends import sqlite as sqlite_module
 from cache_backends.base import Key
+from cache_backends.codec import encode
 from cache_backends.shared import EVERYTHING, Filter, Narrowing
 from cache_backends.sqlite_choice import Choice
 from cache_backends.texts import says
@@ -33,6 +34,7 @@ from tests.cache_backends.hostile import HOSTILE_VALUES
 from tests.cache_backends.listed_conformance import chosen, listing, store
 from tests.fakes.clock import FakeClock
 
+VALUE = encode([Generation("")])
 ALPHABET = "abcß é雨🦜\"\n%_*'"
 
 
@@ -195,6 +197,8 @@ async def test_an_entry_that_changes_is_found_by_what_it_says_now(
     assert len(asked(path, "SELECT 1 FROM signatures")) == 1
     await cache.delete(Key.of("0", "llm").id)
     assert await told(cache, "newest") == []
+    await cache.put(entry_of("0", clock))
+    await cache.delete(Key.of("0", "llm").id)
     assert asked(path, "SELECT 1 FROM signatures UNION SELECT 1 FROM unsigned") == []
 
 
@@ -306,19 +310,25 @@ def test_the_index_decides_before_entries_are_read(path: Path) -> None:
 def test_signatures_rule_most_entries_out() -> None:
     """Of texts that do not hold what is looked for, hardly any is read for it."""
     random = Random(2)
-    words = ["".join(random.choices("etaoinshrdlu", k=random.randrange(2, 9))) for _ in range(500)]
     connection = apsw.Connection(":memory:")
-    connection.execute("CREATE TABLE signatures (said, bits)").fetchall()
+    connection.execute("CREATE TABLE signatures (bits)").fetchall()
     for _ in range(300):
-        said = " ".join(random.choices(words, k=100))
-        bits = sqlite_texts._signature(said.encode(), b'{"v":1}')
-        connection.execute("INSERT INTO signatures VALUES (?, ?)", (said, bits))
-    conditions, bindings = sqlite_texts.wanted(" ".join(words[:2]))
-    found = connection.execute(
-        f"SELECT said FROM signatures WHERE {' AND '.join(conditions)}", bindings
-    ).fetchall()
-    assert len(found) < 15
+        said = "".join(random.choices("etaoin shrdlu", k=2000))
+        bits = sqlite_texts._signature(said.encode(), VALUE)
+        connection.execute("INSERT INTO signatures VALUES (?)", (bits,))
+    conditions, bindings = sqlite_texts.wanted("qwxyzk")
+    statement = f"SELECT 1 FROM signatures WHERE {' AND '.join(conditions)}"
+    assert len(connection.execute(statement, bindings).fetchall()) < 10
     connection.close()
+
+
+@pytest.mark.parametrize("length", [*range(12), 16, 17, 18, 19, 33, 100])
+def test_each_three_bytes_in_a_row_count(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """None is lost where one piece ends and the next begins."""
+    monkeypatch.setattr(sqlite_texts, "PIECE", 8)
+    said = Random(length).randbytes(length)
+    expected = {int.from_bytes(said[n : n + 3], "little") for n in range(length - 2)}
+    assert sqlite_texts._threes(said) == expected
 
 
 @pytest.mark.parametrize("prompt", ["[[", "12", '"in quotes"', "null", "true", "[" * 4000, ""])
