@@ -18,7 +18,8 @@ from cache_backends import CacheError, Filter, Generation, Key, PostgresCache, p
 from cache_backends.shared import EVERYTHING, WIDE, Narrowing
 from tests.cache_backends.conformance import entry_of
 from tests.cache_backends.hostile import HOSTILE_VALUES
-from tests.cache_backends.shared_conformance import SharedConformance, listing
+from tests.cache_backends.listed_conformance import listing
+from tests.cache_backends.shared_conformance import SharedConformance
 from tests.fakes.clock import FakeClock
 from tests.fakes.postgres_store import PostgresStore
 

@@ -16,7 +16,8 @@ from cache_backends.redis import RedisCache
 from cache_backends.redis_rows import Names
 from cache_backends.shared import EVERYTHING, Filter
 from tests.cache_backends.conformance import entry_of
-from tests.cache_backends.shared_conformance import NOBODY_KNEW_A_LATER_ONE, listing
+from tests.cache_backends.listed_conformance import listing
+from tests.cache_backends.shared_conformance import NOBODY_KNEW_A_LATER_ONE
 from tests.fakes.clock import FakeClock
 from tests.fakes.redis_servers import RedisCluster, RedisSentinel, RedisServer
 

@@ -26,7 +26,7 @@ from cache_backends.redis_rows import Names
 from cache_backends.redis_scripts import DROP
 from cache_backends.shared import EVERYTHING, Filter, Narrowing
 from tests.cache_backends.conformance import entry_of
-from tests.cache_backends.shared_conformance import listing, store
+from tests.cache_backends.listed_conformance import listing, store
 from tests.fakes.clock import FakeClock
 from tests.fakes.redis_servers import RedisServer
 

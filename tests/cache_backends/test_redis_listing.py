@@ -15,7 +15,7 @@ from cache_backends.redis import RedisCache
 from cache_backends.redis_rows import Names
 from cache_backends.shared import EVERYTHING, WIDE, Filter, Narrowing
 from tests.cache_backends.conformance import entry_of
-from tests.cache_backends.shared_conformance import store
+from tests.cache_backends.listed_conformance import store
 from tests.fakes.clock import FakeClock
 from tests.fakes.redis_servers import RedisServer
 
