@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import httpx
 from fastapi import APIRouter, FastAPI
@@ -23,6 +24,7 @@ from proxy.application import Application
 from proxy.catalogue import Catalogue
 from proxy.config import Rule as RuleSettings
 from proxy.config import Settings, is_loopback, load_settings
+from proxy.credentials import rebinding
 from proxy.dialects.base import Dialect
 from proxy.dialects.chat import Chat
 from proxy.dialects.completions import Completions
@@ -31,9 +33,11 @@ from proxy.dialects.messages import Messages
 from proxy.dialects.responses import Responses
 from proxy.dialects.token_count import TokenCount
 from proxy.engine import Engine
-from proxy.errors import ConfigError
+from proxy.errors import CacheOutOfReach, ConfigError
+from proxy.explain import Calls
 from proxy.fetch import Fetcher
 from proxy.flights import Flights
+from proxy.forecast import Forecaster
 from proxy.journal import Journal, as_json, for_people
 from proxy.ledger import Ledger
 from proxy.local_token import TokenError, local_token
@@ -44,11 +48,15 @@ from proxy.nearest import Nearest
 from proxy.policy import Policy, Rule
 from proxy.prices import Price, Prices
 from proxy.providers import build_providers
+from proxy.recent import Recent
 from proxy.replies import Replies
 from proxy.routes.admin import join_admin
 from proxy.routes.admin_entries import entries_router
+from proxy.routes.admin_explain import explain_router
 from proxy.routes.admin_figures import figures_router, metrics_router
 from proxy.routes.admin_gate import Gate
+from proxy.routes.admin_modes import modes_router
+from proxy.routes.admin_transfer import STREAMED, transfer_router
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import Health, ops_router
 from proxy.runs import Runs
@@ -56,8 +64,10 @@ from proxy.savings import settle
 from proxy.standing import Standing
 from proxy.store import Store
 from proxy.tally import Tally
+from proxy.transfer import Rebind
 from proxy.turns import Alone, Turns
 from proxy.upstream import Limits, Upstream
+from proxy.warming import Warmer
 
 log = logging.getLogger("proxy.app")
 
@@ -108,7 +118,8 @@ def create_app(
         max_all_backlogs=settings.server.max_backlog,
     )
     policy, access = build_policy(settings), build_access(settings)
-    switch, nearest = Switch(store, settings.cache.mode), Nearest(cache)
+    switch = Switch(store, settings.cache.mode)
+    nearest, recent = Nearest(cache), Recent(clock=clock)
     fetcher = Fetcher(
         store=store,
         upstream=upstream,
@@ -127,9 +138,16 @@ def create_app(
         flights=flights,
         upstream=upstream,
         access=access,
-        replies=Replies(listener, found=tally.found, tier=_tier(settings.cache.url), clock=clock),
+        replies=Replies(
+            listener,
+            found=tally.found,
+            recent=recent,
+            tier=_tier(settings.cache.url),
+            clock=clock,
+        ),
         runs=Runs(store),
         nearest=nearest,
+        recent=recent,
         switch=switch,
         scope=settings.cache.scope,
         keyed_headers=build_keyed_headers(settings),
@@ -142,9 +160,19 @@ def create_app(
     catalogue = Catalogue(
         cache, dialects=DIALECTS, stale_s=settings.cache.stale_if_error_s, clock=clock
     )
+    providers = build_providers(settings)
+    forecaster = Forecaster(
+        calls=Calls(providers=providers, dialects=DIALECTS, access=access),
+        engine=engine,
+        fetcher=fetcher,
+        policy=policy,
+        store=store,
+        nearest=nearest,
+        clock=clock,
+    )
     llm = LLMRoute(
         engine=engine,
-        providers=build_providers(settings),
+        providers=providers,
         access=access,
         dialects=DIALECTS,
         listener=listener,
@@ -157,7 +185,13 @@ def create_app(
         ops=build_ops(
             [ops_router(health), build_metrics(settings, gate, ledger, standing)],
             gate,
-            [entries_router(gate, catalogue, VERSIONS), figures_router(gate, ledger)],
+            [
+                entries_router(gate, catalogue, VERSIONS),
+                build_transfer(settings, gate, catalogue, store, llm, clock),
+                figures_router(gate, ledger),
+                explain_router(gate, forecaster, recent, nearest),
+                modes_router(gate, switch),
+            ],
         ),
         engine=engine,
         store=store,
@@ -168,6 +202,34 @@ def create_app(
         journal=journal,
         ops_apart=settings.ops.port is not None,
         cassette=cache if isinstance(cache, CassetteCache) else None,
+    )
+
+
+def build_transfer(
+    settings: Settings,
+    gate: Gate,
+    catalogue: Catalogue,
+    store: Store,
+    llm: LLMRoute,
+    clock: Callable[[], float],
+) -> APIRouter:
+    """Export, import and warming."""
+    providers = build_providers(settings)
+
+    def rebind(scope: str, credential: str | None) -> Rebind:
+        if store.scope_secret is None:
+            raise CacheOutOfReach("Scopes are not known yet: the cache cannot be reached.")
+        return rebinding(
+            scope,
+            clients=frozenset(settings.clients),
+            providers=providers,
+            credential=credential,
+            secret=store.scope_secret,
+        )
+
+    warming = partial(Warmer, llm, providers)
+    return transfer_router(
+        gate, catalogue, VERSIONS, rebinding=rebind, warming=warming, clock=clock
     )
 
 
@@ -358,5 +420,5 @@ def build_ops(
     )
     for router in probes:
         app.include_router(router)
-    join_admin(app, gate, routers)
+    join_admin(app, gate, routers, STREAMED)
     return app

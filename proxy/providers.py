@@ -82,6 +82,10 @@ class Providers:
             return self._route(path, query)
         return self._memoised(path, query)
 
+    def named(self, name: str) -> Provider | None:
+        """The provider of this name."""
+        return self._table.get(name)
+
     def path_to(self, base_url: str) -> str | None:
         """Where on this proxy a client asks that was given this base URL; `None`: nowhere."""
         if base_url == self.default.base_url:
