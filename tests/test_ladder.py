@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the top down: a module may import from lower rungs only. A package stands for its modules.
 LADDER = (
-    ("proxy.__main__",),
+    ("proxy.__main__", "proxy.pytest_plugin"),
     ("proxy.cli",),
     ("proxy.demo", "proxy.importing"),
     ("proxy.server",),
@@ -263,6 +263,11 @@ def test_who_reads_bytes_never_waits(module: str) -> None:
     waits = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
     lines = [node.lineno for node in ast.walk(tree_of(module)) if isinstance(node, waits)]
     assert not lines, f"{module} waits in lines {lines}"
+
+
+def test_the_pytest_plugin_stands_alone() -> None:
+    """It is loaded into the tests of others, and starts the proxy as a process."""
+    assert not imports_of("proxy.pytest_plugin") & PATHS.keys()
 
 
 def test_the_package_root_is_light() -> None:
