@@ -37,6 +37,7 @@ from proxy.modes import Switch
 from proxy.nearest import Nearest
 from proxy.offline import NOT_ASKED, offline
 from proxy.policy import Policy
+from proxy.recent import Recent
 from proxy.replies import Replies
 from proxy.runs import Attempt, Runs
 from proxy.store import Store
@@ -61,6 +62,7 @@ class Engine:
         replies: Replies,
         runs: Runs,
         nearest: Nearest,
+        recent: Recent,
         switch: Switch,
         scope: Scope = Scope.CREDENTIAL,
         keyed_headers: frozenset[bytes] = keys.KEYED_HEADERS,
@@ -75,6 +77,7 @@ class Engine:
         self._replies = replies
         self._runs = runs
         self._nearest = nearest
+        self._recent = recent
         self._switch = switch
         self._scope = scope
         self._keyed_headers = keyed_headers
@@ -138,7 +141,7 @@ class Engine:
     async def answer(self, inquiry: Inquiry) -> Reply:
         """The reply, from the cache or the provider; raises what went wrong instead."""
         if inquiry.unproven:
-            inquiry = await self._strictly_parsed(inquiry)
+            inquiry = await self.strictly_parsed(inquiry)
         verdict = inquiry.verdict
         if verdict.counted and (verdict.may_read or verdict.may_write):
             return await self._answer_in_run(inquiry)
@@ -163,6 +166,13 @@ class Engine:
         return replace(inquiry, verdict=verdict, question=question, rendering=Rendering())
 
     async def _answer(self, inquiry: Inquiry) -> Reply:
+        try:
+            return await self._find_or_fetch(inquiry)
+        except ProxyError as error:
+            self._recent.failed(inquiry, error)
+            raise
+
+    async def _find_or_fetch(self, inquiry: Inquiry) -> Reply:
         if inquiry.verdict.only_if_cached or inquiry.mode is Mode.OFFLINE:
             return await self._cached_only(inquiry)
         key = self._flight_key(inquiry)
@@ -187,7 +197,8 @@ class Engine:
         )
         return self._replies.passed_on(passing, arrival)
 
-    async def _strictly_parsed(self, inquiry: Inquiry) -> Inquiry:
+    async def strictly_parsed(self, inquiry: Inquiry) -> Inquiry:
+        """The same, once it is known whether two parsers read it alike."""
         why = await asyncio.to_thread(keys.ambiguity, inquiry.ask.raw)
         if not why:
             return inquiry

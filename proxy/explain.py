@@ -54,36 +54,23 @@ class Explanation:
         return asdict(self)
 
 
-class Explainer:
-    """Explains with the parts that answer: the same policy, dialects and keys."""
+class Calls:
+    """Makes the calls that requests would be which nobody sends."""
 
     def __init__(
-        self,
-        *,
-        providers: Providers,
-        dialects: Mapping[str, Dialect],
-        policy: Policy,
-        access: Access,
-        scope: Scope,
-        scope_secret: bytes,
-        keyed_headers: frozenset[bytes],
+        self, *, providers: Providers, dialects: Mapping[str, Dialect], access: Access
     ) -> None:
         self._providers = providers
         self._dialects = dialects
-        self._policy = policy
         self._access = access
-        self._scope = scope
-        self._scope_secret = scope_secret
-        self._keyed_headers = keyed_headers
 
-    def explain(self, request: Request) -> Explanation:
-        """Raises ProxyError where the proxy would answer with it."""
+    def of(self, request: Request, client: str | None = None) -> tuple[Call, Dialect]:
+        """Read a request of this client, or of the one whose token it holds. ProxyError."""
         path, _, query = request.path.partition("?")
         directives, path = split_directives(path)
         route = self._providers.route(path, query)
         if route.dialect is None:
             raise BadRequest(f"{path} is passed through untouched: nothing of it is cached.")
-        control = read_control(request.headers, directives)
         call = Call(
             route.provider,
             route.path,
@@ -91,10 +78,40 @@ class Explainer:
             route.url,
             request.headers,
             request.body,
-            control,
-            self._client(request.headers),
+            read_control(request.headers, directives),
+            client or self._client(request.headers),
         )
-        return self._explain(call, self._dialects[route.dialect])
+        return call, self._dialects[route.dialect]
+
+    def _client(self, headers: Headers) -> str | None:
+        try:
+            return self._access.admit(headers)
+        except Unauthorized:
+            return None  # who explains need not hold a token
+
+
+class Explainer:
+    """Explains with the parts that answer: the same policy, dialects and keys."""
+
+    def __init__(
+        self,
+        *,
+        calls: Calls,
+        policy: Policy,
+        scope: Scope,
+        scope_secret: bytes,
+        keyed_headers: frozenset[bytes],
+    ) -> None:
+        self._calls = calls
+        self._policy = policy
+        self._scope = scope
+        self._scope_secret = scope_secret
+        self._keyed_headers = keyed_headers
+
+    def explain(self, request: Request) -> Explanation:
+        """Raises ProxyError where the proxy would answer with it."""
+        call, dialect = self._calls.of(request)
+        return self._explain(call, dialect)
 
     def _explain(self, call: Call, dialect: Dialect) -> Explanation:
         ask = dialect.read(call)
@@ -114,12 +131,6 @@ class Explainer:
             ignored=tuple((each.path, each.why) for each in question.ignored),
         )
 
-    def _client(self, headers: Headers) -> str | None:
-        try:
-            return self._access.admit(headers)
-        except Unauthorized:
-            return None  # who explains need not hold a token
-
 
 def read_request(text: bytes, path: str | None, headers: Headers) -> Request:
     """Read a file: a body as it is sent, or an object with `path`, `headers` and `body`."""
@@ -130,21 +141,21 @@ def read_request(text: bytes, path: str | None, headers: Headers) -> Request:
             f"not JSON: {exc.msg} at line {exc.lineno}, column {exc.colno}"
         ) from exc
     if not isinstance(value, dict) or "body" not in value or not value.keys() <= _AROUND:
-        return Request(path or _likely_path(value), headers, text, path_is_guessed=not path)
+        return Request(path or likely_path(value), headers, text, path_is_guessed=not path)
     own = value.get("headers", {})
     said = value.get("path", path)
     if not isinstance(own, dict) or not isinstance(said, str | None):
         raise UnreadableRequest('expected {"path": "/v1/...", "headers": {"name": "value"}, ...}')
     body = value["body"]
     return Request(
-        said or _likely_path(body),
+        said or likely_path(body),
         [(str(name).lower().encode(), str(text).encode()) for name, text in own.items()] + headers,
         body.encode() if isinstance(body, str) else orjson.dumps(body),
         path_is_guessed=not said,
     )
 
 
-def _likely_path(body: Any) -> str:
+def likely_path(body: Any) -> str:
     """Where a body is sent that does not say it."""
     for name, path in _TELLING_FIELDS.items():
         if isinstance(body, dict) and name in body:

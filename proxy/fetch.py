@@ -72,7 +72,7 @@ class Fetcher:
             stale = Freshness.STALE in known
             flight.serve(_all(found), Freshness.STALE if stale else Freshness.FRESH)
             return
-        flight.forwarded = self._forwarded(found)
+        self._tell_what_missed(flight, found, known)
         if _all(found):
             flight.since = float("-inf")  # part of it, or what stands in for it, is old
         if self._misses >= self._max_misses:
@@ -109,6 +109,14 @@ class Fetcher:
                 await self._fetch_or_fall_back(inquiry, flight, found, known)
         finally:
             turn.end(bool(flight.stored), flight.saving)
+
+    def _tell_what_missed(
+        self, flight: Flight, found: Sequence[Entry | None], known: Sequence[Freshness]
+    ) -> None:
+        served = (Freshness.FRESH, Freshness.STALE)
+        flight.missed = next(at for at, freshness in enumerate(known) if freshness not in served)
+        flight.unfit = found[flight.missed]
+        flight.forwarded = self._forwarded(found)
 
     def _forwarded(self, found: Sequence[Entry | None]) -> str:
         held = _all(found)

@@ -60,6 +60,8 @@ class Flight:
         self.head: Head | None = None  # the provider's, once it answers
         self.found: Sequence[Entry] | None = None  # or what the cache had
         self.freshness = Freshness.FRESH
+        self.missed = 0  # the first place of what was not found, or did not do
+        self.unfit: Entry | None = None  # what was found there
         self.forwarded = ""  # why what was found did not do: RFC 9211's "stale" or "request"
         self.partial: Sequence[Entry] = ()  # the parts that were stored, where the rest was fetched
         self.answers: Answers | None = None  # what was recorded, once complete

@@ -26,7 +26,7 @@ class Switch:
     def __init__(self, store: Store, given: Mode | None = None) -> None:
         self._store = store
         self._to_tell = given
-        self._shared = True  # has the cache a way to tell the others?
+        self.shared = True  # has the cache a way to tell the others?
         self._changes = 0
         self.mode = given or Mode.NORMAL
 
@@ -38,7 +38,7 @@ class Switch:
         if self._to_tell is not None:
             await self._tell(self._to_tell)
             return
-        if not self._shared:
+        if not self.shared:
             return
         changes = self._changes
         said = await self._store.fact(FACT, Mode.NORMAL)
@@ -51,9 +51,9 @@ class Switch:
         processes. CacheOutOfReach if it cannot be reached."""
         if await self._tell(mode) is None:
             raise CacheOutOfReach("The mode cannot be changed now: the cache cannot be reached.")
-        if self._shared and not self._store.one_process:
+        if self.shared and not self._store.one_process:
             await asyncio.sleep(self._settled_s)
-        return self._shared
+        return self.shared
 
     @property
     def _settled_s(self) -> float:
@@ -67,7 +67,7 @@ class Switch:
         if told is None:
             return None
         self._changes += 1
-        self._shared, self._to_tell = told, None
+        self.shared, self._to_tell = told, None
         self._turn_to(mode)
         return told
 

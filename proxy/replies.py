@@ -15,6 +15,7 @@ from proxy.end_to_end import without
 from proxy.flights import Flight, Listener
 from proxy.inquiry import Inquiry, tokens_of, usd_of
 from proxy.models import AnswerFacts, Answers, Event, Headers, Outcome, Passing, Reply
+from proxy.recent import Recent
 from proxy.upstream import Arrival
 
 # What those who join a fetch are told of the provider's head: the rest (request ids, rate limits,
@@ -32,8 +33,8 @@ def _nobody(ids: Sequence[str]) -> None:
 class Replies:
     """Makes replies; `listener` is told of each request once its reply is sent or given up.
 
-    `found` is told the ids of the entries that serve one. `tier` names the backend in
-    `Cache-Status`.
+    `found` is told the ids of the entries that serve one, `recent` what they did not serve. `tier`
+    names the backend in `Cache-Status`.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class Replies:
         listener: Callable[[Event], None],
         *,
         found: Callable[[Sequence[str]], None] = _nobody,
+        recent: Recent | None = None,
         tier: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._listener = listener
         self._found = found
+        self._recent = Recent() if recent is None else recent
         self._tier = tier
         self._clock = clock
 
@@ -74,6 +77,7 @@ class Replies:
             timings=(("cache", lookup_s),),
         )
         event = event_of(inquiry, outcome)
+        event.reason = ""  # why it might not have been stored
         event.made_seconds, event.usd = rendering.made_seconds, rendering.usd
         event.age, event.tier = telling.age, tier or self._tier
         self._found(rendering.ids)
@@ -99,7 +103,7 @@ class Replies:
         if whole or head.streams:  # counted when it is sent, or not of the provider's length
             headers = without(headers, b"content-length")
         body = listener.backlog() if whole else _stream(inquiry, flight, listener)
-        release = partial(self._over, flight, listener, event)
+        release = partial(self._over, inquiry, flight, listener, event)
         return Reply(head.status, headers, body, event, release, whole=lambda: flight.whole)
 
     def passed_on(self, passing: Passing, arrival: Arrival) -> Reply:
@@ -136,8 +140,10 @@ class Replies:
         event.input_tokens, event.output_tokens = facts.input_tokens, facts.output_tokens
         return Reply(200, headers, body, event, partial(self._listener, event))
 
-    def _over(self, flight: Flight, listener: Listener, event: Event) -> None:
+    def _over(self, inquiry: Inquiry, flight: Flight, listener: Listener, event: Event) -> None:
         listener.leave()
+        if event.outcome is not Outcome.COLLAPSED:
+            self._recent.fetched(inquiry, flight, event)
         event.reason = event.reason or flight.reason
         event.upstream_seconds, event.usd = round(flight.upstream_s, 6), flight.usd
         if flight.facts is not None:

@@ -6,7 +6,7 @@ import asyncio
 
 from proxy import app as parts
 from proxy.config import Settings
-from proxy.explain import Explainer, Explanation, Request
+from proxy.explain import Calls, Explainer, Explanation, Request
 from proxy.models import Scope
 from proxy.providers import build_providers
 
@@ -17,11 +17,14 @@ def explain(settings: Settings, request: Request) -> tuple[Explanation, list[str
     notes = [note] if note else []
     if request.path_is_guessed:
         notes.append(f"Taken for POST {request.path}; if it is not, say so with --path.")
-    explainer = Explainer(
+    calls = Calls(
         providers=build_providers(settings),
         dialects=parts.DIALECTS,
-        policy=parts.build_policy(settings),
         access=parts.build_access(settings),
+    )
+    explainer = Explainer(
+        calls=calls,
+        policy=parts.build_policy(settings),
         scope=settings.cache.scope,
         scope_secret=secret,
         keyed_headers=parts.build_keyed_headers(settings),

@@ -1,0 +1,201 @@
+"""`/admin/explain` and `/admin/why`: what would become of a request, what became of others, why."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from cache_backends.base import CacheError, Key
+from proxy.errors import NotThere, UnreadableRequest
+from proxy.explain import Request, likely_path
+from proxy.forecast import Forecaster
+from proxy.journal import utc
+from proxy.nearest import Asked, Near, Nearest, Whose
+from proxy.recent import Miss, Recent
+from proxy.routes.admin_gate import Gate, Role, Visitor
+
+MAX_LAST = 100
+# Of the requests that are listed, so many are told with what is nearest to them.
+MAX_COMPARED = 20
+
+
+class Described(BaseModel):
+    """A request as it would be sent; it is not."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    path: str | None = Field(None, max_length=8192)
+    """On this proxy, with directives and query. Left out: where such a body is sent at OpenAI."""
+    headers: dict[str, str] = Field(default={}, max_length=200)
+    """A credential is hashed and dropped. Without one, the entries of all are looked at."""
+    body: dict[str, Any] | str
+    """As an object, or as the text that is sent."""
+
+
+class Difference(BaseModel):
+    """A side that is left out lacks the field."""
+
+    model_config = ConfigDict(extra="allow")
+
+    path: str
+
+
+class Neighbour(BaseModel):
+    """A stored entry. `more`: it differs in other fields too."""
+
+    id: str
+    differences: list[Difference]
+    more: bool
+
+
+class Left(BaseModel):
+    """A field that is not part of the key."""
+
+    path: str
+    why: str
+
+
+class Explained(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    id: str
+    """Of a batch, that of its first input."""
+    prompt: str
+    llm_string: str
+    ignored: list[Left]
+    outcome: str
+    """As X-Cache tells it; or OFFLINE, NOT_CACHED: an error."""
+    reasons: list[str]
+    nearest: list[Neighbour]
+
+
+class Why(BaseModel):
+    """A request that was not answered from the cache."""
+
+    time: str
+    id: str
+    path: str
+    provider: str
+    model: str
+    client: str
+    outcome: str
+    status: int
+    reasons: list[str]
+    prompt: str | None
+    llm_string: str | None
+    nearest: list[Neighbour]
+
+
+class Whys(BaseModel):
+    requests: list[Why]
+
+
+def explain_router(
+    gate: Gate, forecaster: Forecaster, recent: Recent, nearest: Nearest
+) -> APIRouter:
+    router = APIRouter(prefix="/admin", tags=["explain"])
+    own = Depends(gate.admits(Role.FULL, Role.CLIENT))
+
+    @router.post("/explain")
+    async def explain(described: Described, visitor: Visitor = own) -> Explained:
+        """Say what would become of a request now, and on a miss which entries are nearest."""
+        forecast = await forecaster.forecast(_request(described), visitor.client)
+        key, ignored = forecast.question.keys[0], forecast.question.ignored
+        return Explained(
+            id=key.id,
+            prompt=key.prompt,
+            llm_string=_shown(key.llm_string, visitor),
+            ignored=[Left(path=each.path, why=each.why) for each in ignored],
+            outcome=forecast.outcome,
+            reasons=forecast.reasons,
+            nearest=neighbours(forecast.near),
+        )
+
+    @router.get("/why")
+    async def why_lately(
+        last: Annotated[int, Query(ge=1, le=MAX_LAST)] = 10, visitor: Visitor = own
+    ) -> Whys:
+        """The latest misses and bypasses, the newest first."""
+        misses = recent.last(last, visitor.client)
+        return Whys(
+            requests=[
+                await why_of(miss, visitor, nearest if at < MAX_COMPARED else None)
+                for at, miss in enumerate(misses)
+            ]
+        )
+
+    @router.get("/why/{id}")
+    async def why(id: Annotated[str, Path(max_length=64)], visitor: Visitor = own) -> Why:
+        """The latest request that the entry with this id would have answered, and did not."""
+        miss = recent.of_id(id, visitor.client)
+        if miss is None:
+            raise NotThere(
+                "No request for this id has missed lately; those long ago are forgotten."
+            )
+        return await why_of(miss, visitor, nearest)
+
+    return router
+
+
+async def why_of(miss: Miss, visitor: Visitor, nearest: Nearest | None) -> Why:
+    """A miss as it is told, with its nearest entries by now."""
+    reasons, near = list(miss.reasons), []
+    if miss.key is not None and nearest is not None:
+        key = Key.of(*miss.key)
+        asked = Asked(key, miss.provider, miss.model, Whose.ALL, visitor.client)
+        try:
+            near = await nearest.find(asked)
+        except CacheError as exc:
+            reasons.append(f"the nearest entries are not known: {exc}")
+    prompt, llm_string = miss.key or (None, None)
+    return Why(
+        time=utc(miss.at),
+        id=miss.id,
+        path=miss.path,
+        provider=miss.provider,
+        model=miss.model,
+        client=miss.client,
+        outcome=miss.outcome,
+        status=miss.status,
+        reasons=reasons,
+        prompt=prompt,
+        llm_string=None if llm_string is None else _shown(llm_string, visitor),
+        nearest=neighbours(near),
+    )
+
+
+def neighbours(near: list[Near]) -> list[Neighbour]:
+    return [
+        Neighbour(
+            id=each.id,
+            differences=[Difference(**found.as_json()) for found in each.comparison.differences],
+            more=each.comparison.more,
+        )
+        for each in near
+    ]
+
+
+def _request(described: Described) -> Request:
+    body = described.body
+    try:
+        raw = body.encode() if isinstance(body, str) else orjson.dumps(body)
+        headers = [
+            (name.lower().encode(), value.encode()) for name, value in described.headers.items()
+        ]
+        (described.path or "").encode()
+    except (TypeError, UnicodeEncodeError) as exc:
+        raise UnreadableRequest(
+            "a lone surrogate or an integer beyond 64 bits: give the body as a text"
+        ) from exc
+    return Request(described.path or likely_path(body), headers, raw)
+
+
+def _shown(llm_string: str, visitor: Visitor) -> str:
+    """Without the digest of a credential, for who is not the operator."""
+    if visitor.role is Role.FULL:
+        return llm_string
+    said = orjson.loads(llm_string)
+    return orjson.dumps({**said, "scope": "this credential"}).decode()
