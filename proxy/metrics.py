@@ -1,7 +1,7 @@
 """What Prometheus is told, summed over all workers of this host.
 
-Sums come from the tally some times a minute, not with each request: there they cost a few
-additions, here each would take a lock and, with several workers, a write to a file.
+Sums come from the tally each second, not with each request: there they cost a few additions, here
+each would take a lock and, with several workers, a write to a file.
 
 With several workers each writes to files of its own in PROMETHEUS_MULTIPROC_DIR, which outlive it,
 and whoever is asked adds them up.
@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from proxy import __version__
+from proxy.errors import ConfigError
 from proxy.tally import BOUNDS_S, Cell, Kind, Sums, Taken
 
 # Where the workers of this host leave what they counted; the parent makes it.
@@ -32,6 +33,11 @@ _OUTCOMES = {
     Kind.BACKEND: ("hit", "backend"),
     Kind.SEMANTIC: ("hit", "semantic"),
 }
+
+
+def mark_process_dead(pid: int | None) -> None:
+    """A worker is gone: what it held does not count any more, what it counted does."""
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]  # it has no types
 
 
 class State(NamedTuple):
@@ -59,6 +65,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._folder = os.environ.get(FOLDER)
+        if self._folder and not Path(self._folder).is_dir():
+            raise ConfigError(f"{FOLDER}: there is no such folder")
         self._registry = CollectorRegistry()
         counter = partial(Counter, namespace="llm_cache_proxy", registry=self._registry)
         durations = partial(
@@ -148,7 +156,7 @@ class Metrics:
         registry = self._registry
         if self._folder:
             registry = CollectorRegistry()
-            MultiProcessCollector(registry, self._folder)  # type: ignore[no-untyped-call]  # no types
+            multiprocess.MultiProcessCollector(registry, self._folder)  # type: ignore[no-untyped-call]  # it has no types
         encode, content_type = choose_encoder(accept)
         return encode(_Joined(registry, _AtTheMoment(state))), content_type
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -24,12 +25,14 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from cache_backends.cassette import CassetteCache
-from proxy import __version__
+from proxy import __version__, prices
 from proxy.app import create_app
 from proxy.application import Application
 from proxy.config import Settings, environment_of, load_settings
 from proxy.errors import ConfigError
 from proxy.journal import utc
+from proxy.logs import configure_logging
+from proxy.metrics import FOLDER, mark_process_dead
 from proxy.protocol import Protocol
 
 BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
@@ -67,6 +70,7 @@ def serve(settings: Settings, *, announce: Announce | None = None) -> int:
 
 def _served(settings: Settings, ops: list[socket.socket]) -> ServedApp:
     app = ServedApp(create_app(settings), ops)
+    prices.load()
     # What is there now stays: the garbage collector need not look at it again and again.
     gc.collect()
     gc.freeze()
@@ -197,13 +201,21 @@ def _serve_with_workers(settings: Settings, sockets: list[socket.socket]) -> int
         workers=settings.server.workers,
         **_options(settings),
     )
-    workers = _Workers(config, sockets)
-    workers.run()
+    with TemporaryDirectory(prefix="llm-cache-proxy-") as folder:
+        os.environ[FOLDER] = folder
+        workers = _Workers(config, sockets)
+        workers.run()
     return int(any(process.exitcode == STARTUP_FAILURE for process in workers.processes))
 
 
 class _Workers(Multiprocess):
     """uvicorn's keeper of processes."""
+
+    def keep_subprocess_alive(self) -> None:
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            mark_process_dead(pid)  # what it counted stays, what it held is gone
 
     def terminate_all(self) -> None:
         # While this process holds the port, the kernel lets callers in whom nobody will serve.
@@ -310,23 +322,3 @@ def _options(settings: Settings) -> dict[str, Any]:
         "timeout_keep_alive": server.keep_alive_s,
         "timeout_graceful_shutdown": server.drain_s,
     }
-
-
-def configure_logging(level: str) -> None:
-    """Warnings and errors to stderr, a line each; requests are the journal's business."""
-    logging.basicConfig(
-        level=level.upper(), format="%(levelname)s %(name)s: %(message)s", force=True
-    )
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
-    for noisy in ("asyncio", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_is_not_a_cut)
-
-
-def _is_not_a_cut(record: logging.LogRecord) -> bool:
-    """A stream that the provider broke off or that outlasts the draining, and a caller who takes
-    nothing, are cut on purpose, and told in the journal."""
-    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
-        return False
-    said = record.getMessage()
-    return not any(f"without {what} response" in said for what in ("starting", "completing"))

@@ -8,13 +8,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
+from proxy.charts import BUCKET_MINUTES
+from proxy.errors import BadRequest
 from proxy.ledger import KEPT_DAYS, Ledger
 from proxy.routes.admin_gate import Gate, Role
 
 # How many points a chart has at most.
 MAX_POINTS = 2000
-# Five minutes, as sums of a day are kept, or whole hours, or a day.
-Step = Literal[5, 15, 30, 60, 360, 1440]
+# Five minutes, as the sums of a day are kept, or many of them.
+Step = Annotated[int, Query(ge=BUCKET_MINUTES, le=1440, multiple_of=BUCKET_MINUTES)]
 
 Page = Callable[[str], Awaitable[tuple[bytes, str]]]
 
@@ -135,9 +137,10 @@ def figures_router(gate: Gate, ledger: Ledger) -> APIRouter:
         step_minutes: Step | None = None,
     ) -> History:
         """The same over the last hours, in steps; unless said, as fine as a chart can show."""
-        fitting = (each for each in (5, 15, 60) if hours * 60 / each <= MAX_POINTS)
-        step: int = step_minutes or next(fitting)
-        return History.model_validate(await ledger.history(hours, step))
+        finest = next(each for each in (BUCKET_MINUTES, 15, 60) if hours * 60 <= each * MAX_POINTS)
+        if step_minutes is not None and hours * 60 > step_minutes * MAX_POINTS:
+            raise BadRequest(f"step_minutes: at most {MAX_POINTS} points; {finest} would do.")
+        return History.model_validate(await ledger.history(hours, step_minutes or finest))
 
     return router
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from proxy import server
 from proxy.config import Cache, Ops, Server, Settings
 from proxy.errors import ConfigError
-from proxy.server import ServedApp, configure_logging, serve
+from proxy.server import ServedApp, serve
 from tests.fakes.server import Serve
 
 
@@ -132,17 +131,3 @@ async def test_probes_are_answered_beside_the_app(client: httpx.AsyncClient, ser
     port = sockets[0].getsockname()[1]
     await serve(ServedApp(App(), sockets))
     assert (await client.get(f"http://127.0.0.1:{port}/healthz")).text == "ok"
-
-
-def test_what_is_cut_on_purpose_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """uvicorn's complaints about cut streams and cancelled tasks are kept back, others are not."""
-    configure_logging("info")
-    log = logging.getLogger("uvicorn.error")
-    log.error("ASGI callable returned without completing response.")
-    log.error("Exception in ASGI application\n", exc_info=asyncio.CancelledError())
-    log.error("Exception in ASGI application\n", exc_info=ValueError("a fault"))
-    log.info("Uvicorn's own news")
-    said = capsys.readouterr().err
-    assert "a fault" in said
-    assert said.count("ERROR") == 1
-    assert "news" not in said
