@@ -102,7 +102,7 @@ def is_admin(path: str) -> bool:
 
 
 def is_public(path: str) -> bool:
-    return path == PAGE or path.startswith(STATIC)
+    return path in (ROOT, PAGE) or path.startswith(STATIC)
 
 
 def address_of(scope: Mapping[str, Any]) -> str:

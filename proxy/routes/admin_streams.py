@@ -30,9 +30,9 @@ class Upload:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            more = message.get("more_body", False)
+            if not (more := message.get("more_body", False)):
+                self._read.set()
             yield message.get("body", b"")
-        self._read.set()
 
     async def left(self) -> None:
         await self._read.wait()
