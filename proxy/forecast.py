@@ -140,11 +140,12 @@ class Forecaster:
             stored += f", expired at {utc(expires_at)}"
         if known in _SERVES:
             return f"{stored}; it is told as it is" if expired else stored
-        if known is Freshness.IF_ERROR:
-            return f"{stored}; it stands in if the provider fails"
         if self._policy.freshness(inquiry.verdict, entry, now) in _SERVES:
             return f"{stored}, but cannot be told as this request wants it"
-        return stored if expired else f"{stored}, but the request wants a fresher one"
+        if not expired:
+            stored += ", but the request wants a fresher one"
+        stands_in = known is Freshness.IF_ERROR
+        return f"{stored}; it stands in if the provider fails" if stands_in else stored
 
     def _asked(self, inquiry: Inquiry, place: int, whose: Whose, client: str | None) -> Asked:
         provider, model = inquiry.call.provider.name, inquiry.ask.model
