@@ -268,6 +268,22 @@ async def test_the_input_of_a_batch_that_missed_is_named(
     assert told["prompt"] == '{"input":"c"}'
 
 
+async def test_in_a_run_the_sample_that_missed_is_named(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient, enter: Open
+) -> None:
+    """Whether it was fetched or could not be."""
+    live = await proxy(admin=TOKENS)
+    ask = asker(client, live)
+    told = [await ask(own("run=a")) for _ in range(2)]
+    await live.app.switch.set(Mode.OFFLINE)
+    failed = await ask(own("run=a"))
+    third, second, first = (await enter(live).get("/why")).json()["requests"]
+    assert [first["id"], second["id"]] == [each.headers["x-llm-cache-id"] for each in told]
+    assert third["id"] in failed.json()["error"]["message"]
+    assert third["reasons"] == ["offline", "offline mode"]
+    assert third["nearest"][0]["differences"] == [{"path": "sample", "stored": 1, "asked": 2}]
+
+
 @pytest.fixture
 def clients_of(
     proxy: StartProxy, monkeypatch: pytest.MonkeyPatch

@@ -13,8 +13,9 @@ from proxy.errors import CacheOutOfReach
 from proxy.models import Mode
 from tests.fakes.chat import MINE, asker, asking, own, saying, tells
 from tests.fakes.clock import FakeClock
-from tests.fakes.live_proxy import LiveProxy, StartProxy
+from tests.fakes.live_proxy import StartProxy
 from tests.fakes.provider import Answer, FakeProvider, Gate
+from tests.fakes.replicas import STORES, SharedStore
 from tests.fakes.shared_cache import FakeSharedCache, World
 
 OFFLINE = {"cache": {"mode": "offline"}}
@@ -109,7 +110,7 @@ async def test_a_fetch_that_has_not_been_sent_is_not_sent_any_more(
         cache={"lookup_timeout_s": 0.1},
     )
     shared.gates["get"] = gate = Gate()
-    asked = asyncio.create_task(asker(client, live)())
+    asked = asyncio.ensure_future(asker(client, live)())
     await gate.reached()
     switched = asyncio.create_task(live.app.switch.set(Mode.OFFLINE))
     assert (await asked).status_code == 424
@@ -166,7 +167,7 @@ async def test_what_is_fetched_when_writing_ends_is_not_written(
     """The mode counts that holds when the answer is there."""
     provider.script(Answer(gate=(gate := Gate())))
     live = await proxy()
-    asked = asyncio.create_task(asker(client, live)())
+    asked = asyncio.ensure_future(asker(client, live)())
     await gate.reached()
     await live.app.switch.set(Mode.READ_ONLY)
     await gate.open()
@@ -174,23 +175,20 @@ async def test_what_is_fetched_when_writing_ends_is_not_written(
     assert await live.stored() == 0
 
 
-async def two(proxy: StartProxy, world: World) -> tuple[LiveProxy, LiveProxy]:
-    """Two proxies on one store."""
-    one, other = [
-        await proxy(
-            backend=TieredCache(MemoryCache(max_bytes=2**20), FakeSharedCache(world)),
-            cache={"lookup_timeout_s": 0.1},
-        )
-        for _ in range(2)
-    ]
-    return one, other
-
-
+@pytest.mark.parametrize("kind", STORES)
 async def test_a_mode_holds_everywhere_once_it_is_set(
-    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
+    proxy: StartProxy,
+    provider: FakeProvider,
+    client: httpx.AsyncClient,
+    request: pytest.FixtureRequest,
+    kind: str,
 ) -> None:
     """Another process that uses the same store asks no provider any more."""
-    one, other = await two(proxy, World())
+    store = SharedStore.of(kind, request)
+    one, other = [
+        await proxy(backend=TieredCache(MemoryCache(max_bytes=2**20), store.open()))
+        for _ in range(2)
+    ]
     assert await one.app.switch.set(Mode.OFFLINE)
     assert (await asker(client, other)()).status_code == 424
     assert not provider.calls
@@ -200,9 +198,8 @@ async def test_who_starts_later_knows_the_mode(
     proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
 ) -> None:
     """Before the first request."""
-    world = World(facts={"mode": "offline"})
-    _, other = await two(proxy, world)
-    assert (await asker(client, other)()).status_code == 424
+    live = await proxy(backend=FakeSharedCache(World(facts={"mode": "offline"})))
+    assert (await asker(client, live)()).status_code == 424
     assert not provider.calls
 
 
