@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import dedent
 
 import orjson
 import pytest
 
-from tests.fakes.process import environment
 from tests.fakes.provider import FakeProvider
+from tests.fakes.pytest_session import Told, run_pytest
 
-ROOT = Path(__file__).parents[1]
-INSTALLED = bool(entry_points(group="pytest11", name="llm_cassette"))
 # As clients do that take base URL and key from the environment; importing one takes a second.
 JOKES = """
     import json
@@ -55,12 +49,6 @@ OPENAI = """
 """
 
 
-@dataclass
-class Told:
-    status: int
-    text: str
-
-
 Run = Callable[..., Awaitable[Told]]
 
 
@@ -91,16 +79,7 @@ def run(folder: Path, provider: FakeProvider) -> Run:
     )
 
     async def start(*arguments: str, **variables: str) -> Told:
-        plugin = () if INSTALLED else ("-p", "proxy.pytest_plugin")
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, *arguments),
-            cwd=folder,
-            env={**environment(), "PYTHONPATH": str(ROOT), "CI": "", **variables},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        text, _ = await process.communicate()
-        return Told(process.returncode or 0, text.decode())
+        return await run_pytest(folder, *arguments, **variables)
 
     return start
 
