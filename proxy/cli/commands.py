@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from proxy import __version__
-from proxy.errors import ConfigError, ProxyError
+from proxy.cli import entries, figures
+from proxy.cli.endings import told
+from proxy.cli.options import Config
+from proxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from proxy.config import Settings
 
-UNUSABLE = 2  # what was given cannot be used; the message on stderr says why
-
 app = typer.Typer(
     name="llm-cache-proxy",
     help="An HTTP caching proxy in front of LLM provider APIs.",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings, as in config.example.toml."),
-]
-
 
 def main() -> None:
     app(prog_name="llm-cache-proxy")
+
+
+for part in (entries, figures):
+    app.add_typer(part.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -99,7 +97,7 @@ def serve(
         "cache": {"url": cache, "mode": "normal" if mode == "auto" else mode},
         "cassette": {"prune": cassette_prune},
     }
-    with _told():
+    with told():
         if cassette is not None:
             _put_in(given["cache"], cassette)
         _find_own_modules()
@@ -119,7 +117,7 @@ def demo(
     """Watch a miss and a hit, before a provider that is built in: offline, without a key."""
     from proxy.demo import run
 
-    with _told():
+    with told():
         status = run(keep_running=keep_running)
     raise typer.Exit(status)
 
@@ -143,7 +141,7 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what the proxy would make of a request: its key, and what is left out of it and why."""
-    with _told():
+    with told():
         _find_own_modules()
         text = _read(file)
         from proxy.cli.explaining import explain as run
@@ -200,7 +198,7 @@ def import_langchain(
 ) -> None:
     """Make entries of the answers in a LangChain SQLite cache, so that they hit here."""
     given = {"cache": {"url": cache, "scope": scope}, "upstream": {"base_url": upstream}}
-    with _told():
+    with told():
         _find_own_modules()
         from proxy.config import load_settings
 
@@ -216,16 +214,6 @@ def import_langchain(
         from proxy.cli.importing import import_langchain as run
 
         run(settings, Import(file, namespace, key_env, client))
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """One clear line for what was given wrongly; anything else is a fault of ours and is shown."""
-    try:
-        yield
-    except (ConfigError, ProxyError) as error:
-        typer.echo(f"llm-cache-proxy: {error}", err=True)
-        raise typer.Exit(UNUSABLE) from None
 
 
 def _put_in(cache: dict[str, Any], cassette: Path) -> None:
