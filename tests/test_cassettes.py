@@ -10,12 +10,15 @@ import httpx
 import openai
 import orjson
 import pytest
+from typer.testing import CliRunner
 
 from proxy.app import build_keyed_headers, create_app
+from proxy.cli import app
 from proxy.config import load_settings
 from proxy.errors import ConfigError
 from tests.fakes.clients import Clients
 from tests.fakes.live_proxy import LiveProxy, StartProxy
+from tests.fakes.process import ProxyProcess
 from tests.fakes.provider import Answer, FakeProvider
 
 JOKE: Any = {"model": "m", "messages": [{"role": "user", "content": "Tell me a joke"}]}
@@ -54,6 +57,12 @@ def text_of(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
+def chat_completion(text: str, **more: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", **more}
+    return {"id": "1", "object": "chat.completion", "choices": [choice]}
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
@@ -85,7 +94,9 @@ async def test_a_changed_prompt_fails_loudly(
     calls = len(provider.calls)
     sdk = clients.openai(await recorder("offline")).with_options(max_retries=5)
     changed: Any = JOKE | {"temperature": 0.5}
-    with pytest.raises(openai.APIStatusError, match="offline mode.*differs in parameters.temperature") as caught:
+    with pytest.raises(
+        openai.APIStatusError, match=r"offline mode.*differs in parameters.temperature"
+    ) as caught:
         await sdk.chat.completions.create(**changed)
     assert caught.value.status_code == 424
     assert caught.value.response.headers["x-should-retry"] == "false"
@@ -99,10 +110,7 @@ async def test_a_rerun_leaves_the_file_as_it_is(
     for mode in (None, None, "refresh"):
         live = await recorder(mode)
         before = text_of(path)
-        answer = Answer(
-            body=b'{"id":"1","object":"chat.completion","choices":[{"index":0,'
-            b'"message":{"role":"assistant","content":"ha"},"finish_reason":"stop"}]}'
-        )
+        answer = Answer(body=orjson.dumps(chat_completion("ha")))
         live.provider.script(answer)
         await clients.openai(live).chat.completions.create(**JOKE)
         await live.app.aclose()
@@ -132,23 +140,7 @@ async def test_what_is_redacted_is_replayed(
     redact = [{"pattern": r"[a-z]+@example\.com", "replacement": "MAIL"}]
     ask: Any = JOKE | {"messages": [{"role": "user", "content": "Greet ann@example.com"}]}
     text = "Hello ann@example.com"
-    provider.script(
-        Answer(
-            body=orjson.dumps(
-                {
-                    "id": "1",
-                    "object": "chat.completion",
-                    "choices": [
-                        {
-                            "index": 0,
-                            "finish_reason": "stop",
-                            "message": {"role": "assistant", "content": text},
-                        }
-                    ],
-                }
-            )
-        )
-    )
+    provider.script(Answer(body=orjson.dumps(chat_completion(text))))
     live = await recorder(cassette={"redact": redact})
     first = await client.post(f"{live.base_url}/chat/completions", json=ask)
     assert first.json()["choices"][0]["message"]["content"] == text
@@ -213,3 +205,61 @@ def test_a_damaged_cassette_is_refused_at_the_start(path: Path) -> None:
     settings = load_settings(overrides={"cache": {"url": f"cassette:{path}"}})
     with pytest.raises(ConfigError, match=r"cache.url: .*chat.ndjson: line 2: in a git merge"):
         create_app(settings)
+
+
+async def test_serve_drops_what_was_not_used(
+    tmp_path: Path, provider: FakeProvider, client: httpx.AsyncClient, path: Path
+) -> None:
+    """With its flag, at SIGTERM; the line at its end says what became of the cassette."""
+    arguments = ("--cassette", str(path), "--mode", "auto", "--upstream", provider.base_url)
+    told = []
+    for flags, texts in (((), "ab"), (("--cassette-prune",), "bc")):
+        served = await ProxyProcess.start(tmp_path, *arguments, *flags)
+        await served.up()
+        for text in texts:
+            ask = JOKE | {"messages": [{"role": "user", "content": text}]}
+            answer = await client.post(f"{served.base_url}/chat/completions", json=ask)
+            assert answer.status_code == 200
+        served.terminate()
+        assert await served.ended() == 0
+        told.append(served.lines[-1])
+    assert [(said["entries"], said["recorded"]) for said in told] == [(2, 2), (2, 1)]
+    prompts = [line["prompt"]["messages"][0]["content"] for line in lines(path)]
+    assert prompts == ["b", "c"]
+    assert len(provider.calls) == 3
+
+
+@pytest.mark.parametrize("wire", ["chat", "responses"])
+async def test_tokens_do_not_tell_what_is_redacted(
+    wire: str, recorder: Start, provider: FakeProvider, client: httpx.AsyncClient, path: Path
+) -> None:
+    """Their pieces match nothing: where a text of the answer does, they are left out."""
+    pieces = [{"token": each, "logprob": -0.1} for each in ("ann", "@example.com")]
+    text = "ann@example.com"
+    content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": pieces}]
+    message = {"type": "message", "id": "m", "role": "assistant", "status": "completed"}
+    message["content"] = content
+    told, ask = {
+        "chat": (chat_completion(text, logprobs={"content": pieces}), JOKE),
+        "responses": (
+            {"id": "r", "object": "response", "status": "completed", "output": [message]},
+            {"model": "m", "input": "Hi"},
+        ),
+    }[wire]
+    provider.script(Answer(body=orjson.dumps(told)))
+    redact = [{"pattern": r"[a-z]+@example\.com", "replacement": "MAIL"}]
+    live = await recorder(cassette={"redact": redact})
+    url = f"{live.base_url}/{'chat/completions' if wire == 'chat' else 'responses'}"
+    first, second = [await client.post(url, json=ask) for _ in range(2)]
+    assert [each.headers["x-cache"] for each in (first, second)] == ["MISS", "HIT"]
+    assert "ann" not in second.text.replace("annotations", "")
+    assert "MAIL" in second.text
+    await live.app.aclose()
+    assert b"@example.com" not in text_of(path)
+
+
+def test_two_caches_are_one_too_many(path: Path) -> None:
+    """A cassette is named once."""
+    told = CliRunner().invoke(app, ["serve", "--cassette", str(path), "--cache", "memory://"])
+    assert told.exit_code == 2
+    assert "--cassette: is a cache; leave --cache out" in told.output
