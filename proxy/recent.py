@@ -15,7 +15,7 @@ from proxy.models import Event, Outcome
 
 MAX_COUNT = 1000
 MAX_BYTES = 16 * 2**20
-# Of a larger key only the id is kept.
+# Of a larger key only the id is kept, and of whoever wants no trace to be left (no-store).
 MAX_KEY_BYTES = 2**20
 _OVERHEAD_BYTES = 1000
 _MAX_TOLD_CHARS = 256
@@ -34,7 +34,7 @@ class Miss(NamedTuple):
     outcome: str
     status: int
     reasons: tuple[str, ...]
-    key: tuple[str, str] | None  # prompt and llm_string; None: too large to be kept
+    key: tuple[str, str] | None  # prompt and llm_string; None: too large, or not to be kept
 
     def as_json(self) -> dict[str, Any]:
         return self._asdict()
@@ -101,6 +101,7 @@ class Recent:
     ) -> None:
         key = inquiry.question.keys[place]
         size = len(key.prompt) + len(key.llm_string)
+        traceless = inquiry.call.control.no_store
         miss = Miss(
             at=self._clock(),
             id=key.id,
@@ -111,7 +112,7 @@ class Recent:
             outcome=str(outcome),
             status=status,
             reasons=reasons,
-            key=(key.prompt, key.llm_string) if size <= MAX_KEY_BYTES else None,
+            key=None if traceless or size > MAX_KEY_BYTES else (key.prompt, key.llm_string),
         )
         self._held.append(miss)
         self._bytes += miss.bytes

@@ -18,6 +18,10 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.provider import Answer, FakeProvider
 
+DEEP: list[Any] = []
+for _ in range(300):
+    DEEP = [DEEP]
+
 Open = Callable[..., AdminClient]
 
 
@@ -180,6 +184,7 @@ async def test_the_parts_of_a_batch_are_told_apart(
         ({"body": {}, "path": "/nowhere"}, 404),
         ({"body": {}, "path": "\ud800"}, 400),
         ({"body": {"n": 2**70}}, 400),
+        ({"body": {"n": DEEP}}, 400),
         ({"body": '{"model": "m", "model": "n", "messages": []}'}, 200),
         ({"body": {}, "headers": {"llm-cache-control": "nonsense=1"}}, 400),
         ({"body": {}, "sent": True}, 400),
@@ -234,6 +239,7 @@ async def test_misses_are_remembered_with_why(
         ),
         ("MISS", ["nothing was stored under this id", "it is stored now"]),
     ]
+    assert [told[2]["prompt"], told[2]["nearest"]] == [None, []]
     assert told[3]["nearest"][0]["differences"] == [
         {"path": "messages[0].content", "stored": "Tell me a joke", "asked": "Fail"}
     ]

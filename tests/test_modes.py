@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -18,7 +19,10 @@ from tests.fakes.provider import Answer, FakeProvider, Gate
 from tests.fakes.replicas import STORES, SharedStore
 from tests.fakes.shared_cache import FakeSharedCache, World
 
-OFFLINE = {"cache": {"mode": "offline"}}
+if TYPE_CHECKING:
+    from tests.fakes.clients import Clients
+
+OFFLINE: dict[str, Any] = {"cache": {"mode": "offline"}}
 
 
 async def test_offline_stored_answers_serve_however_old(
@@ -52,6 +56,19 @@ async def test_offline_a_miss_is_an_error_that_is_not_retried(
     assert error["code"] == "offline"
     assert ("type" in told.json()) is (path == "messages")
     assert not provider.calls
+
+
+async def test_offline_sdks_try_once(proxy: StartProxy, clients: Clients) -> None:
+    """Trying again could not help; the message reaches whoever wrote the test."""
+    live = await proxy(**OFFLINE)
+    said: Any = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+    openai = clients.openai(live, max_retries=2).chat.completions
+    anthropic = clients.anthropic(live, max_retries=2).messages
+    for asked in (openai.create(**said), anthropic.create(max_tokens=9, **said)):
+        with pytest.raises(Exception, match="nothing is stored for this request") as caught:
+            await asked
+        assert getattr(caught.value, "status_code", 0) == 424
+    assert len(clients.outcomes) == 2
 
 
 async def test_offline_nothing_is_passed_through(

@@ -13,6 +13,7 @@ from proxy.errors import NotThere, UnreadableRequest
 from proxy.explain import Request, likely_path
 from proxy.forecast import Forecaster
 from proxy.journal import utc
+from proxy.models import Outcome
 from proxy.nearest import Asked, Near, Nearest, Whose
 from proxy.recent import Miss, Recent
 from proxy.routes.admin_gate import Gate, Role, Visitor
@@ -143,7 +144,7 @@ def explain_router(
 async def why_of(miss: Miss, visitor: Visitor, nearest: Nearest | None) -> Why:
     """A miss as it is told, with its nearest entries by now."""
     reasons, near = list(miss.reasons), []
-    if miss.key is not None and nearest is not None:
+    if miss.key is not None and nearest is not None and miss.outcome != Outcome.BYPASS:
         key = Key.of(*miss.key)
         asked = Asked(key, miss.provider, miss.model, Whose.ALL, visitor.client)
         try:
@@ -188,7 +189,8 @@ def _request(described: Described) -> Request:
         (described.path or "").encode()
     except (TypeError, UnicodeEncodeError) as exc:
         raise UnreadableRequest(
-            "a lone surrogate or an integer beyond 64 bits: give the body as a text"
+            "a lone surrogate, an integer beyond 64 bits or more than 250 levels: give the body as "
+            "it is sent, as a text"
         ) from exc
     return Request(described.path or likely_path(body), headers, raw)
 
