@@ -1,0 +1,106 @@
+// What can be changed of an entry. Each change tells whether it was made.
+
+import { ask } from "./api.js";
+import { confirm, say } from "./dialogs.js";
+import { el } from "./element.js";
+import { pretty } from "./conversation.js";
+import { ahead } from "./words.js";
+
+const LIVES = [
+  ["3600", "an hour"],
+  ["86400", "a day"],
+  ["604800", "a week"],
+  ["2592000", "thirty days"],
+  ["", "without end"],
+];
+
+export async function setPinned({ id, pinned }) {
+  if (pinned) {
+    return confirm({
+      title: "Unpin this entry?",
+      children: el("p", {}, "It gets the end again that it had before, which may have passed."),
+      action: "Unpin",
+      run: () => patch(id, { pinned: false }, "Unpinned."),
+    });
+  }
+  return confirm({
+    title: "Pin this entry?",
+    children: el("p", {}, "It never expires, is not overwritten by a refresh, and goes last when the cache is full."),
+    action: "Pin",
+    run: () => patch(id, { pinned: true }, "Pinned."),
+  });
+}
+
+export function setLife({ id, expires_at: end }) {
+  const choice = el("select", { name: "ttl" }, LIVES.map(([value, label]) => el("option", { value }, label)));
+  return confirm({
+    title: "Lifetime",
+    children: [
+      el("p", {}, `It expires ${end === null ? "never" : ahead(end)} as it is.`),
+      el("label", {}, el("span", {}, "From now on, fresh for"), choice),
+    ],
+    action: "Set",
+    run: () => patch(id, { ttl: choice.value === "" ? null : Number(choice.value) }, "Its lifetime is set."),
+  });
+}
+
+export function setTags({ id, tags }) {
+  const input = el("input", { name: "tags", value: tags.join(", "), autocomplete: "off", spellcheck: "false" });
+  return confirm({
+    title: "Tags",
+    children: el("label", {}, el("span", {}, "Tags, with commas between them"), input),
+    action: "Set",
+    run: () => patch(id, { tags: listed(input.value) }, "Its tags are set."),
+  });
+}
+
+export function correct({ id, generations }) {
+  const isText = generations.length === 1 && generations[0].text !== "";
+  const said = isText ? generations[0].text : pretty(generations);
+  const input = el("textarea", { name: "answer", rows: 14, spellcheck: isText ? "true" : "false" });
+  input.value = said;
+  return confirm({
+    title: "Correct the answer",
+    wide: true,
+    children: [
+      el("p", {}, "From now on, whoever asks the same is told this. The entry is marked as corrected."),
+      el("label", {}, el("span", {}, isText ? "Its text" : "The generations, as JSON"), input),
+    ],
+    action: "Correct",
+    run: async () => {
+      const body = isText ? { text: input.value } : { generations: readJson(input.value) };
+      await ask(`entries/${id}`, { method: "PUT", body });
+      say("Corrected.");
+    },
+  });
+}
+
+export function remove({ id }) {
+  return confirm({
+    title: "Delete this entry?",
+    children: el("p", {}, "It is gone everywhere when this is done. Whoever asks the same next is answered by the provider."),
+    action: "Delete",
+    danger: true,
+    run: async () => {
+      await ask(`entries/${id}`, { method: "DELETE" });
+      say("Deleted.");
+    },
+  });
+}
+
+async function patch(id, body, done) {
+  await ask(`entries/${id}`, { method: "PATCH", body });
+  say(done);
+}
+
+function listed(text) {
+  return text.split(",").map((tag) => tag.trim()).filter(Boolean);
+}
+
+function readJson(text) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`This is not JSON: ${error.message}`);
+  }
+}
