@@ -21,9 +21,11 @@ from proxy import __version__, keys
 from proxy.access import Access
 from proxy.aiohttp_transport import AiohttpTransport
 from proxy.application import Application
+from proxy.broadcast import Broadcast
 from proxy.catalogue import Catalogue
 from proxy.config import Rule as RuleSettings
 from proxy.config import Settings, is_loopback, load_settings
+from proxy.config.redacted import redacted
 from proxy.credentials import rebinding
 from proxy.dialects.base import Dialect
 from proxy.dialects.chat import Chat
@@ -51,16 +53,20 @@ from proxy.providers import build_providers
 from proxy.recent import Recent
 from proxy.replies import Replies
 from proxy.routes.admin import join_admin
+from proxy.routes.admin_config import config_router
 from proxy.routes.admin_entries import entries_router
+from proxy.routes.admin_events import events_router
 from proxy.routes.admin_explain import explain_router
 from proxy.routes.admin_figures import figures_router, metrics_router
 from proxy.routes.admin_gate import Gate
 from proxy.routes.admin_modes import modes_router
+from proxy.routes.admin_page import page_router
 from proxy.routes.admin_transfer import STREAMED, transfer_router
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import Health, ops_router
 from proxy.runs import Runs
 from proxy.savings import settle
+from proxy.siblings import Siblings
 from proxy.standing import Standing
 from proxy.store import Store
 from proxy.tally import Tally
@@ -103,10 +109,13 @@ def create_app(
     settings = settings or load_settings()
     tally, journal = Tally(), build_journal(settings)
 
+    broadcast, siblings = Broadcast(), Siblings()
+
     def listener(event: Event) -> None:
         settle(event)
         tally.record(event)
         journal.record(event)
+        broadcast.tell(event)
 
     if cache is None:
         cache = _with_memory(settings, build_cache(settings))
@@ -191,6 +200,9 @@ def create_app(
                 figures_router(gate, ledger),
                 explain_router(gate, forecaster, recent, nearest),
                 modes_router(gate, switch),
+                events_router(gate, broadcast, siblings, lambda: health.draining),
+                config_router(gate, redacted(settings)),
+                page_router(),
             ],
         ),
         engine=engine,
@@ -198,6 +210,7 @@ def create_app(
         flights=flights,
         switch=switch,
         health=health,
+        siblings=siblings,
         ledger=ledger,
         journal=journal,
         ops_apart=settings.ops.port is not None,

@@ -17,6 +17,7 @@ from proxy.ledger import Ledger
 from proxy.modes import READ_S, Switch
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import ADMIN, OPS_PATHS, Health
+from proxy.siblings import Siblings
 from proxy.store import Store
 
 # How long the start waits for the cache.
@@ -43,6 +44,7 @@ class Application:
         flights: Flights,
         switch: Switch,
         health: Health,
+        siblings: Siblings,
         ledger: Ledger,
         journal: Journal,
         ops_apart: bool,
@@ -55,6 +57,7 @@ class Application:
         self.flights = flights
         self.switch = switch
         self.health = health
+        self.siblings = siblings
         self.ledger = ledger
         self.journal = journal
         self._ops_apart = ops_apart

@@ -55,7 +55,9 @@ class Protocol(HttpToolsProtocol):
         }
         # asyncio leaves Nagle's algorithm on where a socket does not say that it is TCP: each
         # answer then waits 40 ms for the client's delayed ACK.
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        carrying = transport.get_extra_info("socket")
+        if carrying.family != socket.AF_UNIX:  # another worker's
+            carrying.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._set_deadline(self.head_deadline_s)
 
     def data_received(self, data: bytes) -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
@@ -35,6 +36,8 @@ from proxy.logs import configure_logging
 from proxy.metrics import FOLDER, mark_process_dead
 from proxy.protocol import Protocol
 
+# The folder, only this user's, in which workers find each other's sockets.
+RUN_FOLDER = "LLM_CACHE_PROXY_RUN_FOLDER"
 BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
 
 log = logging.getLogger("proxy.server")
@@ -68,8 +71,10 @@ def serve(settings: Settings, *, announce: Announce | None = None) -> int:
         return 0 if server.started else 1
 
 
-def _served(settings: Settings, ops: list[socket.socket]) -> ServedApp:
-    app = ServedApp(create_app(settings), ops)
+def _served(
+    settings: Settings, ops: list[socket.socket], run_folder: str | None = None
+) -> ServedApp:
+    app = ServedApp(create_app(settings), ops, Path(run_folder) if run_folder else None)
     prices.load()
     # What is there now stays: the garbage collector need not look at it again and again.
     gc.collect()
@@ -202,7 +207,7 @@ def _serve_with_workers(settings: Settings, sockets: list[socket.socket]) -> int
         **_options(settings),
     )
     with TemporaryDirectory(prefix="llm-cache-proxy-") as folder:
-        os.environ[FOLDER] = folder
+        os.environ[FOLDER] = os.environ[RUN_FOLDER] = folder
         workers = _Workers(config, sockets)
         workers.run()
     return int(any(process.exitcode == STARTUP_FAILURE for process in workers.processes))
@@ -228,7 +233,7 @@ def worker_app() -> ServedApp:
     settings = load_settings()
     configure_logging(settings.server.log_level)
     try:
-        return _served(settings, _ops_sockets(settings))
+        return _served(settings, _ops_sockets(settings), os.environ.get(RUN_FOLDER))
     except ConfigError as error:
         log.error("%s", error)
         sys.exit(STARTUP_FAILURE)  # which keeps the parent from trying again
@@ -258,11 +263,17 @@ class _Server(uvicorn.Server):
 
 
 class ServedApp:
-    """The app, and a listener of its own for probes where there are sockets for it."""
+    """The app, and a listener of its own for probes where there are sockets for it.
 
-    def __init__(self, app: Application, ops: list[socket.socket]) -> None:
+    `run_folder` is where other workers of this host are to find it.
+    """
+
+    def __init__(
+        self, app: Application, ops: list[socket.socket], run_folder: Path | None = None
+    ) -> None:
         self._app = app
         self._ops = ops
+        self._run_folder = run_folder
 
     @property
     def cassette(self) -> CassetteCache | None:
@@ -272,11 +283,12 @@ class ServedApp:
         self._app.health.draining = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan" or not self._ops:
+        if scope["type"] != "lifespan" or not (self._ops or self._run_folder):
             await self._app(scope, receive, send)
             return
+        private = self._private_sockets()
         server = _QuietServer(_ops_config(self._app.ops))
-        serving = asyncio.create_task(server.serve(sockets=self._ops))
+        serving = asyncio.create_task(server.serve(sockets=[*self._ops, *private]))
 
         async def send_at_last(message: Message) -> None:
             # Probes are answered until the app has ended; told before, uvicorn would not wait.
@@ -286,6 +298,21 @@ class ServedApp:
             await send(message)
 
         await self._app(scope, receive, send_at_last)
+
+    def _private_sockets(self) -> list[socket.socket]:
+        """The one at which other workers ask; none where there is only one."""
+        if self._run_folder is None:
+            return []
+        place = self._app.siblings.join(self._run_folder)
+        private = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            private.bind(str(place))
+            private.listen(BACKLOG)
+        except OSError as exc:
+            private.close()
+            log.warning("events of this worker are not told by the others: %s: %s", place, exc)
+            return []
+        return [private]
 
 
 def _ops_config(app: ASGIApp) -> uvicorn.Config:

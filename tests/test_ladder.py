@@ -33,7 +33,7 @@ LADDER = (
         "proxy.ledger",
         "proxy.standing",
     ),
-    ("proxy.transfer", "proxy.warming"),
+    ("proxy.transfer", "proxy.warming", "proxy.broadcast", "proxy.siblings"),
     ("proxy.catalogue", "proxy.explain"),
     ("proxy.store", "proxy.upstream", "proxy.flights", "proxy.policy", "proxy.journal"),
     ("proxy.aiohttp_transport", "proxy.inflate", "proxy.end_to_end", "proxy.metrics"),

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from proxy import __version__
 from proxy.config import Settings, is_loopback
+from proxy.config.redacted import cache_place
 from proxy.environment import Environment
 from proxy.explain import Explanation
 from proxy.local_token import TokenError, local_token
@@ -51,17 +52,6 @@ def _admin_link(settings: Settings) -> str:
         return f"{page}#token={local_token()}"
     except TokenError:
         return ""
-
-
-def cache_place(url: str) -> str:
-    """Where the cache is, without the password that a URL may hold."""
-    if url.startswith("sqlite:///"):
-        return url.removeprefix("sqlite:///")
-    place = url.partition("?")[0]
-    if "://" not in place:
-        return place
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def show_explanation(explanation: Explanation, notes: Sequence[str], console: Console) -> None:
