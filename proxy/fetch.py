@@ -311,6 +311,11 @@ class Fetcher:
         entries = self._entries(inquiry, flight, answers, places, facts)
         # The entry that did not do for this caller is still good for others.
         replacing = not inquiry.verdict.may_read or flight.forwarded == "request"
+        if replacing:
+            entries = await self._but_pinned(entries)
+            if not entries:
+                flight.stored, flight.reason = False, "a pinned answer stays"
+                return
         saved = await self._store.save(entries, patience_s=COMMIT_WAIT_S, replacing=replacing)
         if isinstance(saved, bool):
             flight.stored = saved
@@ -318,6 +323,13 @@ class Fetcher:
             flight.saving = saved
         if flight.stored is False:
             flight.reason = "the cache did not take it"
+
+    async def _but_pinned(self, entries: list[Entry]) -> list[Entry]:
+        """Those in whose place no pinned entry is."""
+        held = await self._store.find([entry.key for entry in entries])
+        return [
+            entry for entry, old in zip(entries, held, strict=True) if old is None or not old.pinned
+        ]
 
     def _refusal(self, inquiry: Inquiry, facts: AnswerFacts | None, size: int) -> str:
         verdict = inquiry.verdict

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from cache_backends.memory import MemoryCache
+from tests.fakes.admin import TOKENS, AdminClient
 from tests.fakes.broken_cache import BrokenCache, Fault
 from tests.fakes.chat import MINE, asker, asking, own, saying, tells
 from tests.fakes.clock import FakeClock
@@ -45,6 +46,22 @@ async def test_no_cache_fetches_anew_and_stores(
     assert (hit.json()["id"], hit.headers["age"]) == (fresh.json()["id"], "0")
     assert (len(provider.calls), await live.stored()) == (2, 1)
     await live.settled()
+
+
+async def test_a_pinned_answer_is_not_replaced(
+    proxy: StartProxy, provider: FakeProvider, client: httpx.AsyncClient
+) -> None:
+    """Who wants a newer one gets it; the others what an operator has pinned."""
+    live = await proxy(admin=TOKENS)
+    ask = asker(client, live)
+    first = await ask()
+    async with AdminClient(live.origin) as admin:
+        await admin.patch(f"/entries/{first.headers['x-llm-cache-id']}", json={"pinned": True})
+    fresh = await ask(own("no-cache"))
+    assert fresh.json()["id"] != first.json()["id"]
+    assert "stored=?0" in fresh.headers["cache-status"]
+    assert (await ask()).json() == first.json()
+    assert len(provider.calls) == 2
 
 
 async def test_no_store_leaves_no_trace(
