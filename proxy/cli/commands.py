@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proxy import __version__
-from proxy.cli import entries, figures
+from proxy.cli import entries, figures, moving
 from proxy.cli.endings import told
 from proxy.cli.options import Config
 from proxy.errors import ConfigError
@@ -31,7 +31,7 @@ def main() -> None:
     app(prog_name="llm-cache-proxy")
 
 
-for part in (entries, figures):
+for part in (entries, figures, moving):
     app.add_typer(part.app)
 
 

@@ -183,11 +183,11 @@ def _whole(api: Remote, id: str) -> str:
     listing = _list(api, {}, LOOKED_AT, None)
     found = [each["id"] for each in listing["entries"] if each["id"].startswith(begins)]
     if len(found) > 1:
-        raise Refused(f"{id}: {len(found)} entries begin like this; give more of the id")
+        raise Refused(f"{len(found)} entries begin like that; give more of the id")
     if listing["next_cursor"] is not None and (not found or len(begins) < SHOWN_ID_CHARS):
-        raise Refused(f"{id}: only the last {LOOKED_AT:,} entries are looked at; give the whole id")
+        raise Refused(f"only the last {LOOKED_AT:,} entries are looked at; give the whole id")
     if not found:
-        raise Refused(f"{id}: no entry begins like this")
+        raise Refused("no entry begins like that")
     return str(found[0])
 
 

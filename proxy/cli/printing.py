@@ -33,6 +33,11 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def is_watched() -> bool:
+    """Does somebody see how far long work is?"""
+    return sys.stderr.isatty()
+
+
 def show_json(value: Any) -> None:
     """One document."""
     _write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
@@ -93,15 +98,14 @@ def show_note(text: str) -> None:
 
 def progress(what: str) -> Progress:
     """A bar on stderr; nothing where that is no terminal."""
-    console = Console(stderr=True)
     return Progress(
         TextColumn(what),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[note]}"),
-        console=console,
-        disable=not console.is_terminal,
+        console=Console(stderr=True),
+        disable=not is_watched(),
         transient=True,
     )
 
