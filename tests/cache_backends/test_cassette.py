@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
-from cache_backends import ChatGeneration, Entry, Generation, Key, cassette_file
+from cache_backends import ChatGeneration, Entry, Generation, Key
 from cache_backends.cassette import CassetteCache
-from cache_backends.cassette_file import CassetteError, CassetteFile
+from cache_backends.cassette_file import CassetteError, CassetteFile, Recording
 from cache_backends.ndjson import line_of
 from cache_backends.shared import Filter
 from tests.cache_backends.conformance import entry_of
@@ -176,17 +177,18 @@ def test_whoever_writes_last_has_the_last_word(opened: Open, path: Path, clock: 
     assert found.generations == [Generation("other")]
 
 
-def test_a_writer_waits_for_the_other(path: Path, clock: FakeClock) -> None:
-    """Also where the file is replaced while it waits."""
-    file = CassetteFile(path)
-    with file._alone():
-        held = os.open(path, os.O_RDWR)
-        file._replace([line_of(asked("a", clock))], 0o644)
-        with pytest.raises(BlockingIOError):
-            cassette_file.fcntl.flock(held, cassette_file.fcntl.LOCK_EX | 6)
-        os.close(held)
-    with file._alone() as mode:
-        assert mode == 0o644
+def test_many_write_at_once(path: Path, clock: FakeClock) -> None:
+    """Each waits for the others, also where the file is replaced meanwhile: no line is lost."""
+
+    def write(writer: int) -> None:
+        file = CassetteFile(path)
+        for turn in range(20):
+            entry = asked(f"{writer} {turn}", clock)
+            file.change({entry.key.id: Recording(entry.key, line_of(entry))})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert len(CassetteFile(path).read()[1]) == 160
 
 
 def test_a_file_keeps_its_permissions(opened: Open, path: Path, clock: FakeClock) -> None:
