@@ -198,7 +198,7 @@ def create_app(
                 entries_router(gate, catalogue, VERSIONS),
                 build_transfer(settings, gate, catalogue, store, llm, clock),
                 figures_router(gate, ledger),
-                explain_router(gate, forecaster, recent, nearest),
+                explain_router(gate, forecaster, recent, nearest, siblings),
                 modes_router(gate, switch),
                 events_router(gate, broadcast, siblings, lambda: health.draining),
                 config_router(gate, redacted(settings)),

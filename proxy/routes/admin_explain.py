@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Query
+from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache_backends.base import CacheError, Key
@@ -17,6 +18,7 @@ from proxy.models import Outcome
 from proxy.nearest import Asked, Near, Nearest, Whose
 from proxy.recent import Miss, Recent
 from proxy.routes.admin_gate import Gate, Role, Visitor
+from proxy.siblings import Siblings
 
 MAX_LAST = 100
 # Of the requests that are listed, so many are told with what is nearest to them.
@@ -95,7 +97,7 @@ class Whys(BaseModel):
 
 
 def explain_router(
-    gate: Gate, forecaster: Forecaster, recent: Recent, nearest: Nearest
+    gate: Gate, forecaster: Forecaster, recent: Recent, nearest: Nearest, siblings: Siblings
 ) -> APIRouter:
     router = APIRouter(prefix="/admin", tags=["explain"])
     own = Depends(gate.admits(Role.FULL, Role.CLIENT))
@@ -117,28 +119,40 @@ def explain_router(
 
     @router.get("/why")
     async def why_lately(
-        last: Annotated[int, Query(ge=1, le=MAX_LAST)] = 10, visitor: Visitor = own
+        request: HttpRequest,
+        last: Annotated[int, Query(ge=1, le=MAX_LAST)] = 10,
+        visitor: Visitor = own,
     ) -> Whys:
-        """The latest misses and bypasses, the newest first."""
-        misses = recent.last(last, visitor.client)
-        return Whys(
-            requests=[
-                await why_of(miss, visitor, nearest if at < MAX_COMPARED else None)
-                for at, miss in enumerate(misses)
-            ]
-        )
+        """The latest misses and bypasses of all workers of this host, the newest first."""
+        told = await siblings.ask(f"/admin/why?last={last}", request.scope["headers"])
+        whys = [why for each in told for why in Whys(**each).requests]
+        for at, miss in enumerate(recent.last(last, visitor.client)):
+            compared = nearest if at < MAX_COMPARED else None
+            whys.append(await why_of(miss, visitor, compared))
+        return Whys(requests=_newest_first(whys)[:last])
 
     @router.get("/why/{id}")
-    async def why(id: Annotated[str, Path(max_length=64)], visitor: Visitor = own) -> Why:
+    async def why(
+        request: HttpRequest,
+        id: Annotated[str, Path(pattern="^[0-9a-f]{64}$")],
+        visitor: Visitor = own,
+    ) -> Why:
         """The latest request that the entry with this id would have answered, and did not."""
-        miss = recent.of_id(id, visitor.client)
-        if miss is None:
+        told = await siblings.ask(f"/admin/why/{id}", request.scope["headers"])
+        whys = [Why(**each) for each in told]
+        if (miss := recent.of_id(id, visitor.client)) is not None:
+            whys.append(await why_of(miss, visitor, nearest))
+        if not whys:
             raise NotThere(
                 "No request for this id has missed lately; those long ago are forgotten."
             )
-        return await why_of(miss, visitor, nearest)
+        return _newest_first(whys)[0]
 
     return router
+
+
+def _newest_first(whys: list[Why]) -> list[Why]:
+    return sorted(whys, key=lambda why: why.time, reverse=True)
 
 
 async def why_of(miss: Miss, visitor: Visitor, nearest: Nearest | None) -> Why:
