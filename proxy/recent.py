@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from proxy.errors import ProxyError
 from proxy.flights import Flight
@@ -23,7 +23,7 @@ FAILED = "ERROR"  # an outcome of the proxy's own
 
 
 class Miss(NamedTuple):
-    """One request. JSON values only, so that the processes of a host can tell each other."""
+    """One request."""
 
     at: float  # Unix seconds
     id: str
@@ -35,21 +35,6 @@ class Miss(NamedTuple):
     status: int
     reasons: tuple[str, ...]
     key: tuple[str, str] | None  # prompt and llm_string; None: too large, or not to be kept
-
-    def as_json(self) -> dict[str, Any]:
-        return self._asdict()
-
-    @classmethod
-    def of_json(cls, said: dict[str, Any]) -> Miss:
-        """The reverse of `as_json`."""
-        key = said["key"]
-        return cls(
-            **{
-                **said,
-                "reasons": tuple(said["reasons"]),
-                "key": None if key is None else (key[0], key[1]),
-            }
-        )
 
     @property
     def bytes(self) -> int:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import orjson
-
 from cache_backends.base import Key
 from proxy.dialects.chat import Chat
 from proxy.errors import NotCached
 from proxy.inquiry import Inquiry
 from proxy.models import Ask, Call, Provider, Question, Verdict
 from proxy.recent import MAX_KEY_BYTES, Miss, Recent
-from tests.fakes.clock import FakeClock
 
 
 def inquiry(prompt: str, client: str | None = None) -> Inquiry:
@@ -59,10 +56,3 @@ def test_a_client_finds_its_own() -> None:
     assert prompts(recent.last(9, "alice")) == ["a"]
     (bobs,) = recent.last(1)
     assert recent.of_id(bobs.id, "alice") is None
-
-
-def test_a_miss_travels_as_json() -> None:
-    """From one process to another; what has the same time stays as it is."""
-    missed(recent := Recent(clock=FakeClock()), "a")
-    (miss,) = recent.last(1)
-    assert Miss.of_json(orjson.loads(orjson.dumps(miss.as_json()))) == miss
