@@ -74,8 +74,7 @@ class CassetteFile:
                 known, entries = self.read()
             after = changed(known, changes)
             if after != known:
-                self._replace(_sorted(after), mode)
-            self._stamp, self._known = self._stamp_now(), after
+                self._stamp, self._known = self._replace(_sorted(after), mode), after
         others = [each for each in entries if known[each.key.id] != before.get(each.key.id)]
         return dict(after), [each for each in others if each.key.id not in changes]
 
@@ -138,7 +137,7 @@ class CassetteFile:
         except FileNotFoundError:
             return None
 
-    def _replace(self, lines: list[bytes], mode: int) -> None:
+    def _replace(self, lines: list[bytes], mode: int) -> tuple[int, ...]:
         if sum(map(len, lines)) > MAX_BYTES:
             raise CassetteError(f"{self.path}: would be larger than {MAX_BYTES} bytes")
         path = None
@@ -149,12 +148,15 @@ class CassetteFile:
                 os.fchmod(made, mode)
                 file.flush()
                 os.fsync(made)
+                # Not what is there afterwards: once it is in its place, others may change it.
+                stamp = _stamp(os.fstat(made))
             Path(path).replace(self.path)
         except OSError as exc:
             if path is not None:
                 Path(path).unlink(missing_ok=True)
             raise CassetteError(f"{self.path}: cannot be written: {exc.strerror}") from exc
         self._settle()
+        return stamp
 
     def _settle(self) -> None:
         """See to it that the name leads to the new file also after a loss of power."""
