@@ -54,3 +54,8 @@ class StoreCalls(ManagedCache):
 
     async def totals(self) -> Totals:
         return await self._shared.totals()
+
+    @property
+    def evictions(self) -> int:
+        """Entries that this process pushed out of the store; 0 where that is not told."""
+        return int(getattr(self._shared, "evictions", 0))

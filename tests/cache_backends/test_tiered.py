@@ -859,3 +859,11 @@ def test_a_cache_is_closed_without_a_loop(world: World) -> None:
 async def _begin_reading(cache: TieredCache, gate: Gate) -> None:
     cache._read_soon()
     await gate.reached()
+
+
+def test_evictions_are_those_of_what_is_shared() -> None:
+    """What leaves the memory of one process is still there."""
+    shared = FakeSharedCache(World())
+    assert TieredCache(MemoryCache(max_bytes=1), shared).evictions == 0
+    shared.evictions = 3  # type: ignore[attr-defined]  # as the caches have it that evict
+    assert TieredCache(MemoryCache(max_bytes=1), shared).evictions == 3
