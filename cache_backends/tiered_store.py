@@ -50,12 +50,7 @@ class StoreCalls(ManagedCache):
     @property
     def evictions(self) -> int:
         """Entries that this process pushed out of what is shared; 0 where that is not told."""
-        return getattr(self._shared, "evictions", 0)
+        return int(getattr(self._shared, "evictions", 0))
 
     async def totals(self) -> Totals:
         return await self._shared.totals()
-
-    @property
-    def evictions(self) -> int:
-        """Entries that this process pushed out of the store; 0 where that is not told."""
-        return int(getattr(self._shared, "evictions", 0))
