@@ -104,19 +104,24 @@ function axesOf(scales, span, colour) {
   const times = {
     ...plain,
     space: 72,
+    size: 30,
     grid: { show: false },
     values: (_, splits) => splits.map((at) => timeLabel(at, span)),
   };
-  const others = Object.entries(scales).map(([scale, { format }], place) => ({
+  const others = Object.entries(scales).map(([scale, { format, log }], place) => ({
     ...plain,
     scale,
-    size: 52,
-    space: 44,
+    size: 56,
+    space: 36,
     side: place === 0 ? 3 : 1,
-    grid: { show: place === 0, stroke: colour("line"), width: 1 },
+    grid: { show: place === 0, stroke: colour("line"), width: 1, ...(log && { filter: onlyDecades }) },
     values: (_, splits) => splits.map((value) => (value === null ? "" : format(value))),
   }));
   return [times, ...others];
+}
+
+function onlyDecades(_, splits) {
+  return splits.map((value) => (Number.isInteger(Math.log10(value)) ? value : null));
 }
 
 function timeLabel(at, { begin, end }) {

@@ -125,15 +125,15 @@ function rowOf(entry) {
       el("span", { class: "tags" }, marksOf(entry)),
     ),
     el("td", { class: "model" }, entry.model, el("small", {}, entry.dialect)),
-    cell("hits", "Hits", count(entry.hits)),
-    cell("size", "Size", bytes(entry.bytes)),
-    cell("stored", "Stored", ago(entry.stored_at), moment(entry.stored_at)),
-    cell("expires", "Expires", entry.pinned ? "pinned" : ahead(entry.expires_at), moment(entry.expires_at)),
+    el("td", { class: "hits", "data-label": "hits" }, count(entry.hits)),
+    el("td", { class: "size" }, bytes(entry.bytes)),
+    el("td", { class: "stored", title: moment(entry.stored_at) }, ago(entry.stored_at)),
+    el("td", { class: "expires", title: moment(entry.expires_at), "data-label": "expires" }, endOf(entry)),
   );
 }
 
-function cell(kind, label, text, title = null) {
-  return el("td", { class: kind, title, "data-label": label }, text);
+function endOf({ pinned, expires_at: end }) {
+  return pinned ? "never" : ahead(end);
 }
 
 function marksOf({ pinned, namespace, client, tags }) {

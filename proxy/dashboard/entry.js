@@ -27,16 +27,16 @@ export function openEntry(id, { role, onChanged, onClosed }) {
   }
 
   function show(entry) {
+    dialog.querySelector("h2").textContent = entry.model || "no model";
     fill(
       body,
-      el("h3", { class: "model" }, entry.model || "no model"),
       actions(entry),
       facts(entry),
       el("h3", {}, "Asked"),
       showTurns(asked(entry.prompt), "asked"),
       el("h3", {}, "Answered", entry.corrected && el("b", { class: "tag pinned" }, "corrected")),
       showTurns(answered(entry.generations), "answered"),
-      el("h3", {}, "How"),
+      el("h3", {}, "Parameters"),
       el("pre", {}, pretty(parametersOf(entry))),
       raw(entry),
     );
@@ -86,11 +86,11 @@ function facts(entry) {
     Tags: entry.tags.join(", ") || DASH,
     Hits: count(entry.hits),
     Size: bytes(entry.bytes),
-    Stored: `${moment(entry.stored_at)}, ${ago(entry.stored_at)}`,
+    Stored: [moment(entry.stored_at), el("small", {}, ago(entry.stored_at))],
     Expires: entry.pinned ? "never: it is pinned" : endOf(entry),
     Tokens: tokens ? DASH : `${count(made.input_tokens)} in, ${count(made.output_tokens)} out`,
-    "Took": took(made.seconds),
-    "Cost": money(made.usd),
+    Took: took(made.seconds),
+    Cost: money(made.usd),
   };
   if (entry.corrected) told.Corrected = moment(entry.corrected);
   return el(
@@ -102,11 +102,11 @@ function facts(entry) {
 }
 
 function endOf({ expires_at: end }) {
-  return end === null ? "never" : `${moment(end)}, ${ahead(end)}`;
+  return end === null ? "never" : [moment(end), el("small", {}, ahead(end))];
 }
 
 function parametersOf({ llm_string: how }) {
-  return parsed(how) ?? how;
+  return parsed(how)?.parameters ?? how;
 }
 
 function raw(entry) {

@@ -10,9 +10,9 @@ const REFRESH_MS = 10_000;
 const ROWS = 8;
 const RANGES = {
   "1 h": { hours: 1, minutes: 5 },
-  "24 h": { hours: 24, minutes: 15 },
-  "7 d": { hours: 168, minutes: 60 },
-  "30 d": { hours: 720, minutes: 360 },
+  "24 h": { hours: 24, minutes: 30 },
+  "7 d": { hours: 168, minutes: 180 },
+  "30 d": { hours: 720, minutes: 720 },
 };
 const KINDS = {
   memory: "from memory",
@@ -169,7 +169,7 @@ function chartsOf() {
     series: [
       series("Misses", "miss", "bars", (point) => point.hits + point.misses, "y", ofAll("misses")),
       series("Hits", "accent", "bars", (point) => point.hits, "y", ofAll("hits")),
-      series("Hit ratio", "ink", "line", (point) => point.hit_ratio, "ratio", ratioOf),
+      series("Hit ratio", "muted", "line", (point) => point.hit_ratio, "ratio", ratioOf),
     ],
   });
   const savings = timeChart({
@@ -247,10 +247,10 @@ function fillTables(element, stats, { onModel, onClient }) {
     byName("By model", stats.by_model, onModel, "No model was asked for yet."),
     byName("By client", stats.by_client, onClient, "Clients are told apart by their tokens: see [clients] in the config."),
     latencyTable(stats.latency),
-    reasons("Hits", stats.hits_by_kind, (kind) => KINDS[kind] ?? kind, "None yet."),
-    reasons("Past the cache", stats.bypasses_by_reason, String, "Nothing went past the cache."),
-    reasons("Not stored", stats.refused_by_reason, String, "Every answer was stored."),
-    reasons("Errors", stats.errors_by_reason, String, "None."),
+    reasons("Hits", "wide", stats.hits_by_kind, "None yet.", (kind) => KINDS[kind] ?? kind),
+    reasons("Past the cache", "", stats.bypasses_by_reason, "Nothing went past the cache."),
+    reasons("Not stored", "", stats.refused_by_reason, "Every answer was stored."),
+    reasons("Errors", "", stats.errors_by_reason, "None."),
   );
 }
 
@@ -261,8 +261,8 @@ function byName(title, rows, onChoose, empty) {
   const left = named.length - shown.length;
   return table(
     title,
-    "wide",
-    [title.replace("By ", ""), "Requests", "Hit ratio", "Saved"],
+    "wide named",
+    [title === "By model" ? "Model" : "Client", "", "Requests", "Hit ratio", "Saved"],
     shown,
     named.length ? left > 0 && `and ${left} more` : empty,
   );
@@ -278,7 +278,8 @@ function nameRow(name, row, most, onChoose) {
     "tr",
     {},
     el("th", { scope: "row" }, onChoose ? button(name, () => onChoose(name), { class: "plain" }) : name),
-    el("td", {}, bar, short(row.requests)),
+    el("td", { class: "bars" }, bar),
+    el("td", {}, short(row.requests)),
     el("td", {}, row.hits + row.misses ? percent(row.hit_ratio) : DASH),
     el("td", {}, row.saved.usd ? money(row.saved.usd) : `${short(row.saved.tokens)} tokens`),
   );
@@ -288,7 +289,7 @@ function latencyTable({ hits, misses, upstream }) {
   const rows = [["Hits", hits], ["Misses", misses], ["of it the provider", upstream]];
   return table(
     "How long it took",
-    "",
+    "wide",
     ["", "p50", "p90", "p99"],
     rows.map(([name, { p50, p90, p99 }]) =>
       el("tr", {}, el("th", { scope: "row" }, name), [p50, p90, p99].map((at) => el("td", {}, took(at)))),
@@ -296,11 +297,11 @@ function latencyTable({ hits, misses, upstream }) {
   );
 }
 
-function reasons(title, counts, word, empty) {
+function reasons(title, kind, counts, empty, word = String) {
   const rows = Object.entries(counts).filter(([, number]) => number > 0);
   return table(
     title,
-    "",
+    kind,
     [],
     rows.map(([name, number]) =>
       el("tr", {}, el("th", { scope: "row" }, word(name)), el("td", {}, count(number))),

@@ -27,6 +27,7 @@ export async function purge(filter, onDone) {
   const preview = el("p", { class: "count", role: "status" });
   const choices = Object.entries(WAYS).map(choice);
   let way = WAYS.delete;
+  let known = null; // the way of which the number is shown
   const whole = Object.keys(filter).length === 0;
   const children = [
     el("p", {}, whole ? "All entries of this cache." : `All entries with ${inWords(filter)}.`),
@@ -50,13 +51,16 @@ export async function purge(filter, onDone) {
         method: "DELETE",
         query: { ...filter, ...counting.query, dry_run: "true" },
       });
-      if (counting === way) fill(preview, counted(told[counting.counted], counting));
+      if (counting !== way) return;
+      known = way;
+      fill(preview, counted(told[counting.counted], counting));
     } catch (error) {
       fill(preview, notice(error));
     }
   }
 
   async function run() {
+    if (known !== way) throw new Error("It is not known yet how many these are.");
     const told = await ask("entries", { method: "DELETE", query: { ...filter, ...way.query } });
     say(`${plural(told[way.done], "entry", "entries")} ${way.done}.`);
   }

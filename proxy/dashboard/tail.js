@@ -9,7 +9,7 @@ import { ago, bytes, clock, count, DASH, moment, money, plural, took } from "./w
 
 const MAX_ROWS = 300;
 const RETRY_MS = 2000;
-const HEADS = ["Time", "Outcome", "Model", "Took", "Tokens", "Size", "Saved", "Who"];
+const HEADS = ["Time", "Outcome", "Model", "Took", "Tokens", "Size", "Saved", "Client"];
 
 export function tailView() {
   const rows = el("tbody", {});
@@ -123,11 +123,11 @@ function rowOf(event) {
     el("td", { class: "time", title: moment(event.time) }, clock(event.time)),
     el("td", { class: "outcome" }, el("b", {}, outcome), el("small", {}, reasonOf(event))),
     el("td", { class: "model" }, name, el("small", {}, event.provider)),
-    el("td", { class: "took", "data-label": "Took" }, took(event.seconds)),
-    el("td", { class: "tokens", "data-label": "Tokens" }, tokensOf(event)),
-    el("td", { class: "size", "data-label": "Size" }, bytes(event.answer_bytes)),
-    el("td", { class: "saved", "data-label": "Saved" }, event.saved_usd ? money(event.saved_usd) : DASH),
-    el("td", { class: "who" }, event.client || DASH),
+    el("td", { class: "took" }, took(event.seconds)),
+    el("td", { class: "tokens" }, tokensOf(event)),
+    el("td", { class: "size" }, bytes(event.answer_bytes)),
+    el("td", event.saved_usd ? { class: "saved", "data-label": "saved" } : { class: "saved" }, savedBy(event)),
+    el("td", { class: "who" }, event.client),
   );
 }
 
@@ -137,7 +137,11 @@ function reasonOf({ status, reason, age, time, cut }) {
   return [failed, reason, old, cut && "cut"].filter(Boolean).join(", ");
 }
 
+function savedBy({ saved_usd: usd }) {
+  return usd ? money(usd) : "";
+}
+
 function tokensOf({ input_tokens: input, output_tokens: output }) {
   if ((input ?? null) === null && (output ?? null) === null) return DASH;
-  return `${count(input ?? 0)} + ${count(output ?? 0)}`;
+  return [`${count(input ?? 0)} in`, el("small", {}, `${count(output ?? 0)} out`)];
 }

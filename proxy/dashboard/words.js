@@ -5,7 +5,7 @@ export const DASH = "–";
 const COUNT = new Intl.NumberFormat("en");
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const MOMENT = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+const MOMENT = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 const MINUTE = 60;
 const HOUR = 60 * MINUTE;
@@ -33,7 +33,8 @@ export function percent(ratio) {
 export function money(usd) {
   if (usd === null || usd === undefined) return DASH;
   if (usd === 0) return "$0";
-  if (usd < 0.01) return `$${Number(usd.toPrecision(2))}`;
+  if (usd < 0.0001) return "< $0.0001";
+  if (usd < 0.01) return `$${usd.toFixed(4)}`;
   return `$${usd.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
 }
 
