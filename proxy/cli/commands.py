@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from proxy import __version__
-from proxy.cli import entries, figures, moving
+from proxy.cli import asking, checking, entries, figures, moving
 from proxy.cli.endings import told
 from proxy.cli.options import Config
 from proxy.errors import ConfigError
@@ -31,7 +31,7 @@ def main() -> None:
     app(prog_name="llm-cache-proxy")
 
 
-for part in (entries, figures, moving):
+for part in (asking, entries, moving, figures, checking):
     app.add_typer(part.app)
 
 
@@ -120,49 +120,6 @@ def demo(
     with told():
         status = run(keep_running=keep_running)
     raise typer.Exit(status)
-
-
-@app.command()
-def explain(
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE|-", help='The body, or {"path": ..., "headers": {...}, "body": {...}}.'
-        ),
-    ],
-    path: Annotated[
-        str | None,
-        typer.Option(help="Where it would be sent, on this proxy. Unsaid: OpenAI's that fits."),
-    ] = None,
-    header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="A header.")
-    ] = None,
-    config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Print what the proxy would make of a request: its key, and what is left out of it and why."""
-    with told():
-        _find_own_modules()
-        text = _read(file)
-        from proxy.cli.explaining import explain as run
-        from proxy.config import load_settings
-        from proxy.explain import read_request
-
-        settings = load_settings(config)
-        request = read_request(text, path, [_header(line) for line in header or []])
-        explanation, notes = run(settings, request)
-    if as_json:
-        import orjson
-
-        typer.echo(
-            orjson.dumps(explanation.as_json() | {"notes": notes}, option=orjson.OPT_INDENT_2)
-        )
-        return
-    from rich.console import Console
-
-    from proxy.cli.console import show_explanation
-
-    show_explanation(explanation, notes, Console())
 
 
 @app.command()
@@ -255,19 +212,3 @@ def _announcement() -> Callable[[Settings], None] | None:
     from proxy.cli.console import banner
 
     return lambda settings: banner(settings, Console())
-
-
-def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"{file}: cannot be read: {exc.strerror}") from exc
-
-
-def _header(line: str) -> tuple[bytes, bytes]:
-    name, colon, value = line.partition(":")
-    if not colon or not name.strip():
-        raise ConfigError(f"--header: expected NAME:VALUE, got no colon in {name[:20]!r}")
-    return name.strip().lower().encode(), value.strip().encode()

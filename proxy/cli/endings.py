@@ -19,7 +19,11 @@ LEFT_ALONE = 141  # as a shell tells of SIGPIPE: nobody reads what is printed an
 
 
 class Refused(Exception):
-    """The proxy said no; or something that was looked at is not as it should be."""
+    """The proxy said no, by this status; or something that was looked at is not as it should be."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class OutOfReach(Exception):

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import orjson
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -72,6 +73,20 @@ def show_text(title: str, text: str) -> None:
     terminal = Terminal()
     terminal.print(Text(f"\n{title}", "bold"))
     terminal.print(Text(printable(text)), soft_wrap=True)
+
+
+def show_indented(text: Text, by: int = 10) -> None:
+    """As a paragraph with a margin."""
+    Terminal().print(Padding(text, (0, 0, 0, by)))
+
+
+def show_hanging(head: Text, text: Text) -> None:
+    """A paragraph to the right of its head."""
+    table = Table.grid(expand=True)
+    table.add_column(width=len(head))
+    table.add_column(overflow="fold", ratio=1)
+    table.add_row(head, text)
+    Terminal().print(table)
 
 
 def show_table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[Any]]) -> None:

@@ -64,15 +64,14 @@ class Place:
 class Remote:
     """Asks the admin API. Raises Refused and OutOfReach."""
 
-    def __init__(self, place: Place, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, place: Place, patience_s: float = PATIENCE_S) -> None:
         self.place = place
         self._http = httpx.Client(
             base_url=f"{place.url}/admin",
             headers=place.headers,
-            timeout=httpx.Timeout(PATIENCE_S, connect=CONNECT_S),
+            timeout=httpx.Timeout(patience_s, connect=CONNECT_S),
             trust_env=not place.is_here,
             verify=Environment.read().ssl_context(),
-            transport=transport,
         )
 
     @classmethod
@@ -123,7 +122,7 @@ def said(place: Place, response: httpx.Response) -> Any:
         ) from None
     if response.status_code == httpx.codes.UNAUTHORIZED:
         message = f"{place.url}: {message} {_way_in(place)}"
-    raise Refused(message)
+    raise Refused(message, response.status_code)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith("LLM_CACHE_PROXY_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LLM_CACHE_PROXY_CACHE__URL", f"sqlite:///{tmp_path}/cache.db")
+    monkeypatch.setenv("LLM_CACHE_PROXY_URL", "http://127.0.0.1:1")  # where no proxy runs
 
 
 def command(*arguments: str, given: bytes | None = None) -> Result:
