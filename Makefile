@@ -50,7 +50,8 @@ types: $(TEST_READY)  ## check types
 	@$(BIN)/mypy $(ARGS)
 
 # The tests' environment has what the codec is compared with.
-bench: $(TEST_READY)  ## measure the proxy against bare servers, and the caches
+bench: $(TEST_READY)  ## measure the proxy beside nginx and bare servers
+	@benchmarks/install
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 # Versions that still fit stay as they are; ARGS=--upgrade takes the newest. npm comes from the

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure the proxy beside bare servers, and backends as they fill up."""
+"""`python -m benchmarks`: measure the proxy beside nginx and bare servers, in one run."""
 
 from __future__ import annotations
 
@@ -8,47 +8,51 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import backend_report, backends, report, rounds
+from benchmarks import backend_report, backends, rows, speed
 from benchmarks.load import UnexpectedError
-from benchmarks.servers import Cores, StartError, running
+from benchmarks.servers import Cores, StartError, on, running
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="shorter rounds, rougher figures")
-    parser.add_argument("--only", choices=_PARTS, help="one of the two tables")
+    parser.add_argument(
+        "--only",
+        choices=[*speed.PARTS, "backends"],
+        action="append",
+        help="these rows of the table; or, in tables of their own, all backends",
+    )
     said = parser.parse_args()
     if not sys.platform.startswith("linux"):
         sys.exit("The load generator needs epoll: run the benchmark on Linux.")
     cores = Cores.found()
     print(_where(cores), file=sys.stderr)
-    parts = _PARTS if said.only is None else {said.only: _PARTS[said.only]}
+    parts = said.only or list(speed.PARTS)
     try:
-        for table_of in parts.values():
-            print(table_of(said.quick, cores), end="\n\n", flush=True)
+        if names := [name for name in parts if name in speed.PARTS]:
+            print(_table(names, said.quick, cores))
+        if "backends" in parts:
+            print(_backends(said.quick, cores))
     except (StartError, UnexpectedError) as exc:
         sys.exit(f"benchmarks: {exc}")
 
 
-def _proxy(quick: bool, cores: Cores) -> str:
-    plan = rounds.QUICK if quick else rounds.Plan()
-    results = rounds.Results()
+def _table(names: Sequence[str], quick: bool, cores: Cores) -> str:
+    table = speed.Table()
     say = _clock()
-    with (
-        _on(cores.load),
-        tempfile.TemporaryDirectory() as folder,
-        running(Path(folder), cores) as servers,
-    ):
-        provider = servers.provider()
-        rounds.hits(servers, provider, plan, results, say)
-        rounds.misses(servers, provider, plan, results, say)
-        rounds.streamed(servers, provider, plan, results, say)
+    for name in names:
+        # Servers of their own: those of another part would be in the way.
+        with (
+            on(cores.load),
+            tempfile.TemporaryDirectory() as folder,
+            running(Path(folder), cores) as servers,
+        ):
+            speed.PARTS[name](servers, speed.QUICK if quick else speed.Plan(), table, say)
     say("done")
-    return report.table(results)
+    return "\n".join([rows.text(table.rows), "", *table.remarks()])
 
 
 def _backends(quick: bool, cores: Cores) -> str:
@@ -58,9 +62,6 @@ def _backends(quick: bool, cores: Cores) -> str:
     return backend_report.tables(results)
 
 
-_PARTS = {"proxy": _proxy, "backends": _backends}
-
-
 def _clock() -> Callable[[str], None]:
     began = time.monotonic()
 
@@ -68,20 +69,6 @@ def _clock() -> Callable[[str], None]:
         print(f"{time.monotonic() - began:4.0f} s  {what}", file=sys.stderr)
 
     return say
-
-
-@contextmanager
-def _on(core: int | None) -> Iterator[None]:
-    """Run on this core alone meanwhile."""
-    if core is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _where(cores: Cores) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from benchmarks import wire
 
-_ANSWER = wire.answer()
+_MODEL = os.environ.get("BENCHMARK_MODEL", wire.MODEL)
+_TYPE = b"text/event-stream" if _MODEL.startswith("stream:") else b"application/json"
+_ANSWER = wire.whole(_MODEL, "the-same-for-everyone")
 _START = {
     "type": "http.response.start",
     "status": 200,
     "headers": [
-        (b"content-type", b"application/json"),
+        (b"content-type", _TYPE),
         (b"content-length", str(len(_ANSWER)).encode()),
     ],
 }

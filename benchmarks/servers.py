@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,72 +35,78 @@ class Cores(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A running server."""
+    """A running server, with the processes that it has started."""
 
     port: int
     process: subprocess.Popen[bytes]
+    ready_s: float
 
     def cpu_s(self) -> float:
         """Processor time so far, in steps of 10 ms: neighbours do not change it."""
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return sum(map(_cpu_s, _family(self.process.pid)))
 
     def rss_mib(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) / 1024
+        return sum(map(_rss_mib, _family(self.process.pid)))
 
 
 class Servers:
     """Starts servers and stops them at the end; what they print goes to files in `folder`."""
 
     def __init__(self, folder: Path, cores: Cores) -> None:
-        self._folder = folder
-        self._cores = cores
-        self._started: list[Started] = []
+        self.folder = folder
+        self.cores = cores
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def provider(self) -> Started:
-        return self._module(
-            "provider", self._cores.load, lambda port: ["benchmarks.provider", port]
-        )
+        return self._module("provider", self.cores.load, lambda port: ["benchmarks.provider", port])
 
-    def bare(self) -> Started:
-        return self._asgi("bare", "bare")
+    def asked(self, provider: Started) -> int:
+        """How many questions have reached the provider."""
+        connection = HTTPConnection("127.0.0.1", provider.port, timeout=10.0)
+        try:
+            connection.request("GET", "/")
+            return int(connection.getresponse().read())
+        finally:
+            connection.close()
 
-    def forwarder(self, name: str, upstream: Started) -> Started:
-        return self._asgi("forwarder", name, BENCHMARK_UPSTREAM=f"http://127.0.0.1:{upstream.port}")
+    def bare(self, name: str, model: str) -> Started:
+        return self._asgi(name, "bare:app", BENCHMARK_MODEL=model)
 
-    def _asgi(self, app: str, name: str, **environment: str) -> Started:
+    def forwarder(self, name: str, app: str, upstream: Started) -> Started:
+        """One of the apps of `benchmarks.forwarder`."""
+        url = f"http://127.0.0.1:{upstream.port}"
+        return self._asgi(name, f"forwarder:{app}", BENCHMARK_UPSTREAM=url)
+
+    def _asgi(self, name: str, app: str, **environment: str) -> Started:
         """An app of `benchmarks` under uvicorn as fast as it goes."""
         fast = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
 
         def command(port: str) -> list[str]:
-            return ["uvicorn", f"benchmarks.{app}:app", "--port", port, *fast]
+            return ["uvicorn", f"benchmarks.{app}", "--port", port, *fast]
 
-        return self._module(name, self._cores.server, command, environment)
+        return self._module(name, self.cores.server, command, environment)
 
-    def proxy(self, name: str, upstream: Started, cache: str) -> Started:
+    def proxy(self, name: str, upstream: Started, cache: str, **environment: str) -> Started:
         """The proxy as anybody starts it."""
         url = f"http://127.0.0.1:{upstream.port}/v1"
 
         def command(port: str) -> list[str]:
             return ["proxy", "serve", "--port", port, "--upstream", url, "--cache", cache]
 
-        return self._module(name, self._cores.server, command)
+        return self._module(name, self.cores.server, command, environment)
 
     def sqlite(self, name: str) -> str:
         """The URL of a new database."""
-        return f"sqlite:///{self._folder}/{name}.db"
+        return f"sqlite:///{self.folder}/{name}.db"
 
     def stop(self) -> None:
-        for server in self._started:
-            server.process.terminate()
-        for server in self._started:
+        for process in self._started:
+            process.terminate()
+        for process in self._started:
             try:
-                server.process.wait(10)
+                process.wait(10)
             except subprocess.TimeoutExpired:
-                server.process.kill()
+                process.kill()
 
     def _module(
         self,
@@ -121,8 +128,10 @@ class Servers:
     ) -> Started:
         """Start what listens on the port that its command is given."""
         port = _free_port()
-        printed = self._folder / f"{name}.log"
-        with printed.open("wb") as out:
+        printed = self.folder / f"{name}.log"
+        began = time.monotonic()
+        # What it starts itself, threads too, is on the core from the beginning.
+        with printed.open("wb") as out, on(core):
             process = subprocess.Popen(
                 command(str(port)),
                 stdin=subprocess.DEVNULL,
@@ -130,12 +139,23 @@ class Servers:
                 stderr=subprocess.STDOUT,
                 **surroundings,
             )
-        if core is not None:
-            os.sched_setaffinity(process.pid, {core})
-        started = Started(port, process)
-        self._started.append(started)
-        _wait_until_it_listens(started, name, printed)
-        return started
+        self._started.append(process)
+        _wait_until_it_listens(process, port, name, printed)
+        return Started(port, process, time.monotonic() - began)
+
+
+@contextmanager
+def on(core: int | None) -> Iterator[None]:
+    """Run on this core alone meanwhile."""
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager
@@ -147,16 +167,37 @@ def running(folder: Path, cores: Cores) -> Iterator[Servers]:
         servers.stop()
 
 
-def _wait_until_it_listens(server: Started, name: str, printed: Path) -> None:
+def _wait_until_it_listens(
+    process: subprocess.Popen[bytes], port: int, name: str, printed: Path
+) -> None:
     until = time.monotonic() + _START_S
-    while time.monotonic() < until and server.process.poll() is None:
+    while time.monotonic() < until and process.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", server.port), timeout=1.0).close()
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
         except OSError:
-            time.sleep(0.05)
+            time.sleep(0.02)
         else:
             return
     raise StartError(f"{name} did not start:\n{printed.read_text(errors='replace')[-4000:]}")
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    born = map(int, children.read_text(encoding="ascii").split())
+    return [pid, *(each for child in born for each in _family(child))]
+
+
+def _cpu_s(pid: int) -> float:
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _rss_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
 
 
 def _free_port() -> int:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import resource
 import select
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from benchmarks import wire
-from benchmarks.load import UnexpectedError
+from benchmarks.load import UnexpectedError, files
 
 _PATIENCE_S = 60.0
 _PAUSE_S = 0.01
@@ -71,7 +68,7 @@ class _Stream:
         ]
         said = [word for word in words if word]
         return told[-1] == b"data: [DONE]" and said == [
-            f"{self.prompt} {number} " for number in range(self.chunks)
+            wire.piece(self.prompt, number) for number in range(self.chunks)
         ]
 
 
@@ -102,7 +99,7 @@ def _alone(port: int, prompt: str, chunks: int, interval_s: float) -> tuple[floa
 
 def crowd(port: int, name: str, streams: int, chunks: int, interval_s: float) -> Crowd:
     """Ask for many different streams at a time; the provider sends a chunk of each now and then."""
-    with _files(streams + 100), select.epoll() as poll:
+    with files(streams + 100), select.epoll() as poll:
         began = time.perf_counter()
         running: dict[int, _Stream] = {}
         for number in range(streams):
@@ -136,16 +133,3 @@ def _unchunked(body: bytes) -> bytes:
         parts.append(body[line + 2 : line + 2 + size])
         at = line + 2 + size + 2
     return b"".join(parts)
-
-
-@contextmanager
-def _files(wanted: int) -> Iterator[None]:
-    """Allow this process, and not the servers it started, enough open sockets."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise UnexpectedError(f"{wanted} open files are needed, the limit is {hard} (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
