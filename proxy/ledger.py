@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from cache_backends.base import Unsupported
@@ -122,22 +123,28 @@ class Ledger:
     async def _write(self) -> None:
         if not self._counted:
             return
-        if not self._expected:
-            await self._expect()
+        steps = (self._expect, self._write_groups, self._write_hits, self._forget_old)
+        for step in steps:
+            if not await step():  # the others would wait as long
+                return
+
+    async def _write_groups(self) -> bool:
         for group in list(self._groups):
-            await self._write_group(group)
-        await self._write_hits()
-        await self._forget_old()
+            amounts = self._groups.pop(group)
+            if not await self._told(partial(_count, group, amounts), "counting"):
+                _sum_up(self._groups.setdefault(group, {}), amounts)
+                return False
+        return True
 
-    async def _write_hits(self) -> None:
+    async def _write_hits(self) -> bool:
         hits, self._entries = self._entries, {}
-        if hits and not await self._told(lambda cache: cache.add_hits(hits), "counting of hits"):
-            _sum_up(self._entries, hits)
-
-    async def _write_group(self, group: str) -> None:
-        amounts = self._groups.pop(group)
-        if not await self._told(lambda cache: cache.add_counts(group, amounts), "counting"):
-            _sum_up(self._groups.setdefault(group, {}), amounts)
+        try:
+            if not hits or await self._told(lambda cache: cache.add_hits(hits), "counting of hits"):
+                return True
+        except Unsupported:  # in the sums they are all the same
+            return True
+        _sum_up(self._entries, hits)
+        return False
 
     async def _told(self, call: Callable[[ListedCache], Awaitable[None]], what: str) -> bool:
         async def tell(cache: ListedCache) -> bool:
@@ -146,17 +153,20 @@ class Ledger:
 
         return bool(await self._store.listed(tell, what))
 
-    async def _expect(self) -> None:
+    async def _expect(self) -> bool:
         """Names that were counted before take up the room that there is for names."""
+        if self._expected:
+            return True
         counted = await self._counts(ALL)
         if counted is None:
-            return
+            return False
         figures = Figures(counted)
         names = [list(figures.counts(f"{each}.requests")) for each in DIMENSIONS[1:]]
         self._tally.expect(*names)
         self._expected = True
+        return True
 
-    async def _forget_old(self) -> None:
+    async def _forget_old(self) -> bool:
         """One old day at a time; each process does it, once a day."""
         today = datetime.fromtimestamp(self._clock(), UTC)
         if (day := day_of(self._clock())) != self._day:
@@ -165,8 +175,10 @@ class Ledger:
             self._to_forget.extend(f"{today - timedelta(days=age):%Y-%m-%d}" for age in ages)
         if self._to_forget:
             group = f"day {self._to_forget[0]}"
-            if await self._told(lambda cache: cache.forget_counts(group), "forgetting of counts"):
-                self._to_forget.popleft()
+            if not await self._told(lambda cache: cache.forget_counts(group), "forgetting"):
+                return False
+            self._to_forget.popleft()
+        return True
 
     def _keep_for_ourselves(self) -> None:
         self._counted = False
@@ -214,15 +226,16 @@ class Ledger:
     async def _counts(self, group: str) -> Amounts | None:
         if not self._counted:
             return None
-        try:
-            return await self._store.listed(lambda cache: cache.counts(group), "reading of counts")
-        except Unsupported:
-            return None
+        return await self._store.listed(lambda cache: cache.counts(group), "reading of counts")
 
     async def _counted_since(self) -> str:
         if not self._since:
             self._since = await self._store.fact(_SINCE, _utc(self._began)) or ""
         return self._since or _utc(self._began)
+
+
+async def _count(group: str, amounts: Amounts, cache: ListedCache) -> None:
+    await cache.add_counts(group, amounts)
 
 
 def _sum_up(into: dict[str, _Number], amounts: Mapping[str, _Number]) -> None:

@@ -301,6 +301,7 @@ class Admin(Section):
 
 class Ops(Section):
     host: str | None = None
-    """Where health probes listen apart from the API. Unset: as [server]."""
+    """Where health probes, /metrics and /admin listen apart from the API. Unset: as [server]."""
     port: Port | None = None
-    """Unset: no listener of their own."""
+    """Unset: no listener of their own; then /metrics asks for a token of [admin], unless only this
+    machine can ask."""
