@@ -27,6 +27,9 @@ from tests.fakes.raw_client import Connect, RawClient
 from tests.fakes.server import AppServer, Serve
 
 if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+    from tests.fakes.browser import Stage
     from tests.fakes.clients import Clients
     from tests.fakes.fault_proxy import FaultProxy
     from tests.fakes.postgres_server import PostgresServer
@@ -221,6 +224,30 @@ def postgres_server(private: ExitStack) -> Callable[..., PostgresServer]:
     from tests.fakes.postgres_server import PostgresServer
 
     return lambda **options: private.enter_context(PostgresServer(**options))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One Chromium for all tests that look at the dashboard; they share its loop."""
+    from playwright.async_api import async_playwright
+
+    from tests.fakes.browser import launch
+
+    async with async_playwright() as playwright:
+        launched = await launch(playwright)
+        yield launched
+        await launched.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stage(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    """`await stage.begin()`, `page = await stage.look("Entries")`: a proxy, and who looks at it."""
+    from tests.fakes.browser import Stage
+
+    for name in [name for name in os.environ if name.startswith("LLM_CACHE_PROXY_")]:
+        monkeypatch.delenv(name)
+    async with AsyncExitStack() as stack:
+        yield Stage(browser, stack)
 
 
 @pytest.fixture
