@@ -88,15 +88,14 @@ class Catalogue:
         )
 
     async def page(self, which: Selection, *, cursor: str | None = None, limit: int = 100) -> Page:
-        """A part of the list, those stored last first. BadRequest for a cursor that is none, or a
-        text too short to be found."""
+        """A part of the list, those stored last first. NotThere for a cursor that is none."""
         try:
             return await _within(
                 READ_S,
                 self.cache.page(which.filter, narrowed=which.narrowed, cursor=cursor, limit=limit),
             )
         except ValueError as exc:
-            raise BadRequest(f"{exc}.") from exc
+            raise (BadRequest if cursor is None else NotThere)(f"{exc}.") from exc
 
     async def pages(self, which: Selection, *, cursor: str | None = None) -> AsyncIterator[Page]:
         """All parts of the list; there is always one."""
@@ -197,6 +196,7 @@ class Catalogue:
         _, entry = await self.entry(id)
         if generations is None:
             generations = correction.with_text(entry.generations, text or "")
+        correction.require_json(generations)
         dialect = self._dialects.get(str(entry.about.get("dialect", "")).partition("/")[0])
         if dialect is not None:
             correction.check(entry, dialect, generations, text)

@@ -76,6 +76,20 @@ def _without_old(part: dict[str, Any]) -> dict[str, Any]:
     return {name: _OF_TEXT.get(name, value) for name, value in part.items()}
 
 
+def require_json(generations: Sequence[Generation]) -> None:
+    """Raises BadRequest for what Python reads in JSON, and cannot be written again: NaN, huge
+    numbers, halves of characters."""
+    values = [
+        (each.text, each.generation_info, getattr(each, "message", None)) for each in generations
+    ]
+    try:
+        again = orjson.loads(orjson.dumps(values))
+    except (TypeError, ValueError) as exc:
+        raise BadRequest(f"The answer cannot be written as JSON: {exc}.") from exc
+    if list(map(tuple, again)) != values:  # NaN has become null
+        raise BadRequest("The answer cannot be written as JSON: a number in it is none.")
+
+
 def check(
     entry: Entry, dialect: Dialect, generations: list[Generation], text: str | None = None
 ) -> None:

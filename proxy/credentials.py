@@ -8,7 +8,7 @@ from dataclasses import replace
 from cache_backends.base import Entry
 from cache_backends.ndjson import LineError, rebound
 from proxy import keys
-from proxy.errors import BadRequest
+from proxy.errors import BadRequest, Forbidden, NotThere
 from proxy.models import Call, Headers, Provider, Scope
 from proxy.providers import Providers
 
@@ -34,18 +34,18 @@ def rebinding(
     secret: bytes,
 ) -> Callable[[Entry], Entry]:
     """What gives entries to others: `shared`, `client:NAME` or `credential`, then to him who
-    presents it. The credential itself is not kept. Raises BadRequest."""
+    presents it. The credential itself is not kept. Raises ProxyError."""
     if scope == Scope.SHARED:
         return lambda entry: rebound(entry, scope)
     kind, _, name = scope.partition(":")
     if kind == Scope.CLIENT:
         if name not in clients:
-            raise BadRequest(f"scope: there is no client {name[:40]!r} in [clients]")
+            raise NotThere(f"scope: there is no client {name[:40]!r} in [clients].")
         return lambda entry: rebound(_of_client(entry, name), scope)
     if scope != Scope.CREDENTIAL:
         raise BadRequest("scope: expected shared, client:NAME or credential")
     if not credential:
-        raise BadRequest("scope=credential needs the credential in X-LLM-Cache-Credential")
+        raise Forbidden("scope=credential needs the credential in X-LLM-Cache-Credential.")
 
     def bind(entry: Entry) -> Entry:
         called = str(entry.about.get("provider", ""))

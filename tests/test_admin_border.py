@@ -25,14 +25,13 @@ async def test_without_a_token_nothing_is_told(
     """Not even what there is; and how to come in."""
     live = await proxy(admin=TOKENS)
     for path in (
-        "/admin",
         "/admin/entries",
         "/admin/nothing",
         "/admin//entries",
         "/admin/%2e%2e/v1",
     ):
         answer = await client.get(live.origin + path)
-        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert (answer.status_code, answer.headers.get("www-authenticate")) == (401, "Bearer"), path
         assert answer.json()["error"]["type"] == "llm_cache_proxy_error"
 
 

@@ -405,9 +405,7 @@ async def test_a_change_that_makes_no_sense_is_refused(
         "limit=1001",
         "limit=1e3",
         "limit=10&limit=20",
-        "cursor=nonsense",
         "cursor=",
-        "cursor=WzEsICJ4Il0",
         "stored_before=yesterday",
         "stored_after=nan",
         "stored_after=1e300",
@@ -428,6 +426,15 @@ async def test_a_query_that_makes_no_sense_is_refused(opened: Open, query: str) 
         answer = await admin.request(method, f"/entries?{query}")
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "WzEsICJ4Il0", "%ff", "x" * 1999, "_" * 8])
+async def test_a_cursor_that_no_page_gave_leads_nowhere(opened: Open, cursor: str) -> None:
+    """404, whatever it is."""
+    _, admin = await opened()
+    for path in ("/entries", "/export"):
+        answer = await admin.get(f"{path}?cursor={cursor}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from starlette.routing import compile_path
 
 from proxy.routes.admin_border import Border, is_admin, is_public
 from proxy.routes.admin_errors import FAILURES, tell_errors
@@ -28,7 +29,7 @@ def join_admin(
     for router in (_description(gate), *routers):
         _require_gates(router)
         app.include_router(router, responses=FAILURES)
-    tell_errors(app)
+    tell_errors(app, lambda path: methods_of(app, path))
     app.add_middleware(Border, gate=gate, streamed=streamed)
 
 
@@ -54,6 +55,14 @@ def _description(gate: Gate) -> APIRouter:
         return description_of(request.app)
 
     return router
+
+
+def methods_of(app: FastAPI, path: str) -> list[str]:
+    """What may be done at a path, as the description says."""
+    for template, operations in description_of(app)["paths"].items():
+        if compile_path(template)[0].match(path):
+            return [method.upper() for method in operations]
+    return []
 
 
 def description_of(app: FastAPI) -> dict[str, Any]:

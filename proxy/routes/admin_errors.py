@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -63,11 +63,21 @@ class _WrongMethod(ProxyError):
     code = "method_not_allowed"
 
 
-def tell_errors(app: FastAPI) -> None:
-    """Have the app answer in this shape."""
+def tell_errors(app: FastAPI, methods: Callable[[str], Sequence[str]]) -> None:
+    """Have the app answer in this shape. `methods` are those that a path has."""
+
+    async def of_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code != 405:
+            return response_of(_of_http(error))
+        # Starlette names those of one route only, where several have the same path.
+        allowed = methods(request.scope["path"])
+        headers = {"allow": ", ".join(allowed)} if allowed else error.headers
+        return response_of(_WrongMethod("Not with this method: see the header Allow."), headers)
+
     app.add_exception_handler(ProxyError, _of_ours)
     app.add_exception_handler(RequestValidationError, _of_validation)
-    app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(Unsupported, _of_cache)
     app.add_exception_handler(CacheError, _of_cache)
 
@@ -103,15 +113,12 @@ async def _of_validation(_: Request, error: Exception) -> Response:
     return response_of(BadRequest(told(error.errors())))
 
 
-async def _of_http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+def _of_http(error: HTTPException) -> ProxyError:
     if isinstance(error.__cause__, BodyTooLarge):  # as FastAPI tells what happened while it read
-        return response_of(error.__cause__)
+        return error.__cause__
     if error.status_code == 404:
-        return response_of(NotThere("There is nothing at this path: see /admin/openapi.json."))
-    if error.status_code == 405:
-        return response_of(_WrongMethod("Not with this method."), error.headers)
-    return response_of(UnreadableRequest("The body cannot be read: expected JSON in UTF-8."))
+        return NotThere("There is nothing at this path: see /admin/openapi.json.")
+    return UnreadableRequest("The body cannot be read: expected JSON in UTF-8.")
 
 
 def told(errors: Sequence[Mapping[str, Any]]) -> str:

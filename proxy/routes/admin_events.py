@@ -25,7 +25,8 @@ LOOK_S = 0.5
 # Who watches knows that he is still connected, and so do proxies in between.
 ALIVE_S = 15.0
 
-_DESCRIPTION: dict[int | str, dict[str, Any]] = {200: {"content": {EVENTS: {"schema": {"type": "string"}}}}}
+_TOLD = {"content": {EVENTS: {"schema": {"type": "string"}}}}
+_DESCRIPTION: dict[int | str, dict[str, Any]] = {200: _TOLD}
 
 
 def events_router(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi import Request as HttpRequest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from cache_backends.base import CacheError, Key
 from proxy.errors import NotThere, UnreadableRequest
@@ -30,11 +31,11 @@ class Described(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    path: str | None = Field(None, max_length=8192)
+    path: str | None = Field(None, max_length=8192, pattern=r"^/[!-\[\]-~]*$")
     """On this proxy, with directives and query. Left out: where such a body is sent at OpenAI."""
     headers: dict[str, str] = Field(default={}, max_length=200)
     """A credential is hashed and dropped. Without one, the entries of all are looked at."""
-    body: dict[str, Any] | str
+    body: Annotated[dict[str, Any] | str, WithJsonSchema({"type": "object"})]
     """As an object, or as the text that is sent."""
 
 
@@ -196,17 +197,24 @@ def neighbours(near: list[Near]) -> list[Neighbour]:
 def _request(described: Described) -> Request:
     body = described.body
     try:
-        raw = body.encode() if isinstance(body, str) else orjson.dumps(body)
+        raw = body.encode() if isinstance(body, str) else _written(body)
         headers = [
             (name.lower().encode(), value.encode()) for name, value in described.headers.items()
         ]
         (described.path or "").encode()
-    except (TypeError, UnicodeEncodeError) as exc:
+    except (RecursionError, UnicodeEncodeError) as exc:
         raise UnreadableRequest(
-            "a lone surrogate, an integer beyond 64 bits or more than 250 levels: give the body as "
-            "it is sent, as a text"
+            "a lone surrogate, or very many levels: give the body as it is sent, as a text"
         ) from exc
     return Request(described.path or likely_path(body), headers, raw)
+
+
+def _written(body: dict[str, Any]) -> bytes:
+    """As a client would send it: some write what orjson does not, such as huge integers."""
+    try:
+        return orjson.dumps(body)
+    except TypeError:
+        return json.dumps(body).encode()
 
 
 def _shown(llm_string: str, visitor: Visitor) -> str:

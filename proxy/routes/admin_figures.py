@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from proxy.charts import BUCKET_MINUTES
-from proxy.errors import BadRequest
 from proxy.ledger import KEPT_DAYS, Ledger
 from proxy.routes.admin_gate import Gate, Role
 
@@ -136,11 +135,10 @@ def figures_router(gate: Gate, ledger: Ledger) -> APIRouter:
         hours: Annotated[int, Query(ge=1, le=24 * KEPT_DAYS)] = 24,
         step_minutes: Step | None = None,
     ) -> History:
-        """The same over the last hours, in steps; unless said, as fine as a chart can show."""
+        """The same over the last hours, in steps: as was said, or as fine as a chart can show."""
         finest = next(each for each in (BUCKET_MINUTES, 15, 60) if hours * 60 <= each * MAX_POINTS)
-        if step_minutes is not None and hours * 60 > step_minutes * MAX_POINTS:
-            raise BadRequest(f"step_minutes: at most {MAX_POINTS} points; {finest} would do.")
-        return History.model_validate(await ledger.history(hours, step_minutes or finest))
+        step = max(step_minutes or finest, finest)
+        return History.model_validate(await ledger.history(hours, step))
 
     return router
 

@@ -17,8 +17,8 @@ from proxy.errors import Forbidden
 from proxy.routes.admin_gate import Role, Visitor
 
 _MAX_COUNT = 2**53
-# The beginning of the year 10000: later times cannot be written.
-_MAX_TIME = 253_402_300_800
+# From the year 1 to the year 10000: other times cannot be written.
+_MIN_TIME, _MAX_TIME = -62_135_596_800, 253_402_300_800
 # "+00:00" where the plus was not quoted in a query.
 _LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 
@@ -36,7 +36,7 @@ def _time(said: Any) -> float:
             at = moment.timestamp()
         except (ValueError, OverflowError):
             raise expected from None
-    if not math.isfinite(at) or not 0 <= at <= _MAX_TIME:
+    if not math.isfinite(at) or not _MIN_TIME <= at <= _MAX_TIME:
         raise expected
     return at
 
@@ -50,7 +50,7 @@ def _switch(said: Any) -> Any:
 _TIME_SCHEMA = {
     "anyOf": [
         {"type": "string", "format": "date-time"},
-        {"type": "number", "minimum": 0, "maximum": _MAX_TIME},
+        {"type": "number", "minimum": _MIN_TIME, "maximum": _MAX_TIME},
     ]
 }
 Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]

@@ -23,9 +23,11 @@ from proxy.errors import Forbidden, TooManyAttempts, Unauthorized
 from proxy.models import Headers
 from proxy.routes.admin_query import refuse_unknown_parameters
 
-# Wrong tokens from one address within so long, before it has to wait.
-MAX_ATTEMPTS = 10
-ATTEMPTS_S = 60.0
+# Different wrong tokens from one address within so long, before it has to wait. The same one again
+# is no guess, but a program that was not told of another.
+MAX_GUESSES = 10
+GUESSES_S = 60.0
+_DIGEST_BYTES = 8  # that tell guesses apart
 # Addresses that are remembered; past it the one that was heard of first is forgotten.
 MAX_ADDRESSES = 10_000
 
@@ -88,12 +90,12 @@ class Gate:
         self._own = [(_digest(text.encode()), visitor) for text, visitor in own if text]
         self._access = access or Access()
         self._hosts = None if hosts is None else _LOOPBACK_NAMES | {each.lower() for each in hosts}
-        self._attempts = Attempts(clock)
+        self._guesses = Guesses(clock)
 
     @property
     def refused(self) -> int:
         """Wrong tokens since the start."""
-        return self._attempts.total
+        return self._guesses.total
 
     def admits(self, *roles: Role) -> Admits:
         """A dependency that gives the Visitor, if he has one of these roles."""
@@ -103,10 +105,11 @@ class Gate:
         """Who presents a token. Raises Unauthorized, Forbidden or TooManyAttempts."""
         if not self._own:
             raise Forbidden(OFF)
-        visitor = self._holder(_bearer(headers))
-        self._attempts.check(address, right=visitor is not None)
+        presented = _bearer(headers)
+        visitor = self._holder(presented)
+        self._guesses.check(address, right=visitor is not None)
         if visitor is None:
-            self._attempts.failed(address)
+            self._guesses.add(address, presented)
             raise Unauthorized("This is not a token of this proxy's admin API.")
         return visitor
 
@@ -156,7 +159,7 @@ class Admits:
         return visitor
 
 
-class Attempts:
+class Guesses:
     """Counts wrong tokens by address, and has those wait who try many.
 
     A right token is refused only where all that ever came from an address were wrong ones: and not
@@ -165,7 +168,7 @@ class Attempts:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, since when
+        self._wrong: OrderedDict[str, tuple[set[bytes], float]] = OrderedDict()  # since when
         self._right: OrderedDict[str, None] = OrderedDict()
         self.total = 0
 
@@ -174,23 +177,24 @@ class Attempts:
         place = _place(address)
         if right and (place in self._right or _is_here(place)):
             return
-        tried, since = self._wrong.get(place, (0, 0.0))
-        wait = since + ATTEMPTS_S - self._clock()
-        if tried >= MAX_ATTEMPTS and wait > 0:
+        tried, since = self._wrong.get(place, ((), 0.0))
+        wait = since + GUESSES_S - self._clock()
+        if len(tried) >= MAX_GUESSES and wait > 0:
             self.total += not right
             raise TooManyAttempts("Too many wrong tokens.", retry_after=math.ceil(wait))
         if right:
             _remember(self._right, place, None)
 
-    def failed(self, address: str) -> None:
+    def add(self, address: str, token: bytes) -> None:
         self.total += 1
         place, now = _place(address), self._clock()
-        tried, since = self._wrong.get(place, (0, now))
-        if since + ATTEMPTS_S <= now:
-            tried, since = 0, now
-        _remember(self._wrong, place, (tried + 1, since))
-        if tried + 1 == MAX_ATTEMPTS:
-            log.warning("%d wrong admin tokens from %s: it has to wait", MAX_ATTEMPTS, place)
+        tried, since = self._wrong.get(place, (set(), now))
+        if since + GUESSES_S <= now:
+            tried, since = set(), now
+        tried.add(_digest(token)[:_DIGEST_BYTES])
+        _remember(self._wrong, place, (tried, since))
+        if len(tried) == MAX_GUESSES:
+            log.warning("%d wrong admin tokens from %s: it has to wait", MAX_GUESSES, place)
 
 
 def _remember(table: OrderedDict[str, _T], place: str, value: _T) -> None:

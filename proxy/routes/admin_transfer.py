@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
@@ -33,19 +33,21 @@ Rebinding = Callable[[str, str | None], Rebind]  # by scope and credential; rais
 Warming = Callable[..., Warmer]
 
 _LINES: dict[str, Any] = {NDJSON: {"schema": {"type": "string"}}}
-_BODY = {"requestBody": {"required": True, "content": _LINES}}
-Credential = Annotated[str | None, Header(alias="X-LLM-Cache-Credential", max_length=8192)]
+# Any media type will do, and any line: what is wrong with one is told of it.
+_BODY = {"requestBody": {"content": {NDJSON: {"schema": {}}, "text/plain": {"schema": {}}}}}
+# No parameter of the description: what lists those may keep their values, too.
+CREDENTIAL = "x-llm-cache-credential"
 
 
 class Exported(Filters):
-    cursor: str | None = Field(None, max_length=2000)
+    cursor: str | None = Field(None, min_length=1, max_length=2000)
     """Where an export was interrupted: of its last line with a cursor."""
 
 
 class ImportQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    scope: str | None = Field(None, max_length=200)
+    scope: str | None = Field(None, max_length=200, pattern="^(shared|credential|client:.+)$")
     """Whom the entries are for from now on: shared, client:NAME, or credential: then him who
     presents the one in X-LLM-Cache-Credential. Unsaid: those for whom they were made."""
 
@@ -108,12 +110,13 @@ def transfer_router(
     async def import_entries(
         request: Request,
         said: Annotated[ImportQuery, Query()],
-        credential: Credential = None,
         visitor: Visitor = full,
     ) -> Response:
         """Take in the lines of an export. Run again, it changes nothing. With `Accept:
         application/x-ndjson` it tells how far it is."""
-        rebind = None if said.scope is None else rebinding(said.scope, credential)
+        rebind = (
+            None if said.scope is None else rebinding(said.scope, request.headers.get(CREDENTIAL))
+        )
         importer = Importer(catalogue, rebind=rebind, clock=clock)
         upload = Upload(request.receive)
         sums = importer.run(upload.pieces())
@@ -133,14 +136,14 @@ def transfer_router(
     async def warm(
         request: Request,
         said: Annotated[WarmQuery, Query()],
-        credential: Credential = None,
         visitor: Visitor = full,
     ) -> Lines:
-        """Ask the requests on these lines, so that they hit from then on. Tells what became of each
-        line as it is known, and of all at last."""
+        """Ask the requests on these lines, so that they hit from then on; the header
+        X-LLM-Cache-Credential has the key to ask with. Tells what became of each line as it is
+        known, and of all at last."""
         warmer = warming(
             path=said.path,
-            credential=credential,
+            credential=request.headers.get(CREDENTIAL),
             concurrency=said.concurrency,
             rate=said.rate,
         )

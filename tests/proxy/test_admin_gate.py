@@ -11,7 +11,7 @@ from proxy.access import Access
 from proxy.errors import Forbidden, TooManyAttempts, Unauthorized
 from proxy.models import Headers
 from proxy.routes import admin_gate
-from proxy.routes.admin_gate import ATTEMPTS_S, MAX_ATTEMPTS, Gate, Role, Visitor
+from proxy.routes.admin_gate import GUESSES_S, MAX_GUESSES, Gate, Role, Visitor
 from tests.fakes.clock import FakeClock
 
 FULL, READ, ALICE = "full-token-0123456789", "read-token-0123456789", "alices-token-0123456789"
@@ -94,18 +94,28 @@ def test_an_address_that_tries_many_tokens_waits(caplog: pytest.LogCaptureFixtur
     clock = FakeClock()
     gate = gate_of(clock)
     with caplog.at_level(logging.WARNING, "proxy.admin"):
-        for number in range(MAX_ATTEMPTS):
+        for number in range(MAX_GUESSES):
             with pytest.raises(Unauthorized):
                 gate.visitor(bearing(f"wrong{number}"), "192.0.2.1")
     for token in ("wrong", FULL):
         with pytest.raises(TooManyAttempts) as told:
             gate.visitor(bearing(token), "192.0.2.1")
-        assert told.value.retry_after == ATTEMPTS_S
-    assert gate.refused == MAX_ATTEMPTS + 1
+        assert told.value.retry_after == GUESSES_S
+    assert gate.refused == MAX_GUESSES + 1
     assert "192.0.2.1" in caplog.text
     assert "wrong0" not in caplog.text
     assert gate.visitor(bearing(FULL), "192.0.2.2")
-    clock.advance(ATTEMPTS_S)
+    clock.advance(GUESSES_S)
+    assert gate.visitor(bearing(FULL), "192.0.2.1")
+
+
+def test_the_same_wrong_token_is_no_guess() -> None:
+    """As of a program that was not told of the new one: it is refused, and locks nobody out."""
+    gate = gate_of()
+    for _ in range(5 * MAX_GUESSES):
+        with pytest.raises(Unauthorized):
+            gate.visitor(bearing("yesterdays"), "192.0.2.1")
+    assert gate.refused == 5 * MAX_GUESSES
     assert gate.visitor(bearing(FULL), "192.0.2.1")
 
 
@@ -117,7 +127,7 @@ def test_a_right_token_is_not_locked_out_by_others(address: str, known: bool) ->
     gate = gate_of()
     if known:
         gate.visitor(bearing(FULL), address)
-    for number in range(2 * MAX_ATTEMPTS):
+    for number in range(2 * MAX_GUESSES):
         with pytest.raises((Unauthorized, TooManyAttempts)):
             gate.visitor(bearing(f"wrong{number}"), address)
     assert gate.visitor(bearing(READ), address)
@@ -127,9 +137,9 @@ def test_the_table_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     """A network of IPv6 counts as one address, and old ones are forgotten."""
     monkeypatch.setattr(admin_gate, "MAX_ADDRESSES", 3)
     gate = gate_of()
-    for number in range(MAX_ATTEMPTS):
+    for number in range(MAX_GUESSES):
         with pytest.raises(Unauthorized):
-            gate.visitor(bearing("wrong"), f"2001:db8::{number:x}")
+            gate.visitor(bearing(f"wrong{number}"), f"2001:db8::{number:x}")
     with pytest.raises(TooManyAttempts):
         gate.visitor(bearing("wrong"), "2001:db8::ffff")
     for number in range(3):
