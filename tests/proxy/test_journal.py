@@ -71,6 +71,9 @@ def test_a_line_for_machines() -> None:
     assert told["outcome"] == "HIT"
     assert (told["model"], told["status"], told["seconds"]) == ("gpt-5", 200, 0.0012)
     assert (told["input_tokens"], told["output_tokens"]) == (1200, 34)
+    assert told.keys() >= {"namespace", "tier", "age", "request_bytes", "answer_bytes", "trace_id"}
+    assert told.keys() >= {"usd", "saved_tokens", "saved_seconds", "saved_usd"}
+    assert not told.keys() & {"prompt", "messages", "body", "headers", "key"}
 
 
 def test_an_error_of_the_proxy_has_an_outcome_too() -> None:
