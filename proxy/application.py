@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from cache_backends.cassette import CassetteCache
 from proxy.engine import Engine
 from proxy.flights import Flights
-from proxy.journal import Journal, summary
+from proxy.journal import Journal, in_all, summary
 from proxy.ledger import Ledger
 from proxy.modes import READ_S, Switch
 from proxy.routes.llm import LLMRoute
@@ -133,7 +133,16 @@ class Application:
             if task is not None:
                 task.cancel()
         await self.ledger.flush()
+        said = await self._summary() if sys.stdout.isatty() else ""
         await self.engine.aclose()
         self.journal.close()
-        if sys.stdout.isatty() and (said := summary(self.ledger.own)):
+        if said:
             sys.stdout.write(f"\n{said}\n")
+
+    async def _summary(self) -> str:
+        """What was saved since the start; and in all, if that is more."""
+        own = self.ledger.own
+        said, ever = summary(own), await self.ledger.in_all()
+        if not said or ever is None or ever.saved() == own.saved():
+            return said
+        return f"{said}\n{in_all(ever, await self.ledger.counted_since())}"

@@ -162,6 +162,12 @@ def summary(figures: Figures) -> str:
     )
 
 
+def in_all(figures: Figures, since: str) -> str:
+    """What was ever saved with this cache."""
+    saved = figures.saved()
+    return f"In all, since {since[:10]}: {saved['tokens']:,} tokens{_money(saved['usd'])}."
+
+
 def _colour_of(event: Event) -> str:
     if event.outcome is None or event.status >= 400 or event.cut:
         return _RED

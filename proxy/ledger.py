@@ -195,14 +195,21 @@ class Ledger:
             "entries": totals.entries if totals else None,
             "bytes": totals.bytes if totals else None,
         }
+        figures, covers = await self.in_all(), "all processes"
+        if figures is None:
+            figures, covers = Figures(self._own), "this process"
+            since = _utc(self._began)
+        else:
+            since = await self.counted_since()
+        return {"since": since, "covers": covers, **held, **figures.as_json()}
+
+    async def in_all(self) -> Figures | None:
+        """The figures for all time of all who use the cache; `None` if it cannot tell them."""
         counted = await self._counts(ALL)
         if counted is None:
-            since, covers = _utc(self._began), "this process"
-        else:
-            _sum_up(counted, self._groups.get(ALL, {}))
-            since, covers = await self._counted_since(), "all processes"
-        figures = Figures(self._own if counted is None else counted)
-        return {"since": since, "covers": covers, **held, **figures.as_json()}
+            return None
+        _sum_up(counted, self._groups.get(ALL, {}))
+        return Figures(counted)
 
     async def history(self, hours: int, step_minutes: int) -> dict[str, Any]:
         """Points for charts, of the last so many hours; each is of so many minutes."""
@@ -228,7 +235,8 @@ class Ledger:
             return None
         return await self._store.listed(lambda cache: cache.counts(group), "reading of counts")
 
-    async def _counted_since(self) -> str:
+    async def counted_since(self) -> str:
+        """When counting began; RFC 3339."""
         if not self._since:
             self._since = await self._store.fact(_SINCE, _utc(self._began)) or ""
         return self._since or _utc(self._began)

@@ -14,7 +14,7 @@ import pytest
 
 from proxy import journal
 from proxy.figures import Figures, amounts_of
-from proxy.journal import Journal, as_json, for_people, summary
+from proxy.journal import Journal, as_json, for_people, in_all, summary
 from proxy.models import Event, Outcome
 from proxy.savings import settle
 from proxy.tally import Tally
@@ -176,6 +176,13 @@ def test_the_summary() -> None:
     said = summary(Figures(amounts_of(tally.take())))
     assert said.startswith("3 requests: 1 HIT, 1 MISS, 1 failed. Hit ratio 50%.")
     assert "1,234 tokens ($1.50) and 1 h 2 min of waiting" in said
+
+
+def test_what_was_ever_saved() -> None:
+    """Since the day on which counting began."""
+    figures = Figures({"saved/tokens": 1_234_567, "saved/usd": 0.0123})
+    said = in_all(figures, "2027-01-15T08:00:00Z")
+    assert said == "In all, since 2027-01-15: 1,234,567 tokens ($0.0123)."
 
 
 def test_what_a_terminal_cannot_show_is_spelt_out() -> None:
