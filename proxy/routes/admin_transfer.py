@@ -34,7 +34,9 @@ Warming = Callable[..., Warmer]
 
 _LINES: dict[str, Any] = {NDJSON: {"schema": {"type": "string"}}}
 # Any media type will do, and any line: what is wrong with one is told of it.
-_BODY = {"requestBody": {"content": {NDJSON: {"schema": {}}, "text/plain": {"schema": {}}}}}
+_BODY: dict[str, Any] = {
+    "requestBody": {"content": {NDJSON: {"schema": {}}, "text/plain": {"schema": {}}}}
+}
 # No parameter of the description: what lists those may keep their values, too.
 CREDENTIAL = "x-llm-cache-credential"
 
