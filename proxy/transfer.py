@@ -91,15 +91,17 @@ class Importer:
     async def run(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[Imported]:
         """Import what comes; gives the sums after each batch, and at the end."""
         splitter = LineSplitter(MAX_LINE_BYTES)
-        async for piece in pieces:
-            for number, line in splitter.feed(piece):
+        try:
+            async for piece in pieces:
+                for number, line in splitter.feed(piece):
+                    self._take(number, line)
+                    if self._is_full():
+                        await self._store()
+                        yield self.sums
+            for number, line in splitter.finish():
                 self._take(number, line)
-                if self._is_full():
-                    await self._store()
-                    yield self.sums
-        for number, line in splitter.finish():
-            self._take(number, line)
-        await self._store()
+        finally:
+            await self._store()  # also what came whole of a body that broke off
         yield self.sums
 
     def _take(self, number: int, line: bytes | None) -> None:

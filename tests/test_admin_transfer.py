@@ -13,10 +13,11 @@ import orjson
 import pytest
 
 from cache_backends import SQLiteCache
+from cache_backends.ndjson import line_of
 from tests.fakes.admin import READ, TOKENS, AdminClient
 from tests.fakes.chat import MINE, YOURS, asker, asking
 from tests.fakes.live_proxy import LiveProxy, StartProxy
-from tests.fakes.managed import tiered
+from tests.fakes.managed import an_entry, tiered
 from tests.fakes.provider import Answer, FakeProvider, Gate
 from tests.fakes.raw_client import Connect
 
@@ -170,20 +171,24 @@ async def test_a_body_of_any_size_is_imported(start: Start) -> None:
     assert sums["lines"] == 19 * (2**16 + 1) + 1
 
 
-async def test_who_leaves_an_import_loses_nothing(start: Start, connect: Connect) -> None:
-    """What came before is there, and the proxy goes on."""
+async def test_what_came_of_a_torn_import_is_there(
+    start: Start, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But for the line that was torn; that the caller left is no fault."""
     live = await start("new")
     raw = await connect(live.origin)
     headers = {
         "host": "127.0.0.1",
         "authorization": f"Bearer {TOKENS['token']}",
-        "content-length": "1000",
+        "content-length": "10000",
     }
-    await raw.send("POST /admin/import HTTP/1.1\r\n", headers, b"x\n" * 10)
+    body = line_of(an_entry(0)) + line_of(an_entry(1)) + line_of(an_entry(2))[:-30]
+    await raw.send("POST /admin/import HTTP/1.1\r\n", headers, body)
     await raw.aclose()
     await live.settled()
     async with AdminClient(live.origin) as admin:
-        assert (await admin.get("/entries")).status_code == 200
+        assert len((await admin.get("/entries")).json()["entries"]) == 2
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
 async def test_requests_are_warmed(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.errors import BodyTooLarge, ProxyError
@@ -68,6 +69,8 @@ class Border:
             if not is_public(scope["path"]):
                 scope[VISITOR] = self._gate.visitor(scope["headers"], address_of(scope))
             await self._app(scope, self._bounded(scope, receive), send_safely)
+        except ClientDisconnect:
+            return
         except ProxyError as error:
             if started:
                 _cut(scope)

@@ -124,9 +124,11 @@ def transfer_router(
         sums = importer.run(upload.pieces())
         if NDJSON in request.headers.get("accept", ""):
             return Lines(_progress(sums, visitor), upload)
-        async for _ in sums:
-            pass
-        _log_import(visitor, importer.sums)
+        try:
+            async for _ in sums:
+                pass
+        finally:
+            _log_import(visitor, importer.sums)
         return JSONResponse(asdict(importer.sums))
 
     @router.post(
