@@ -120,9 +120,9 @@ def _explained(place: dict[str, Any], request: Request) -> Any:
     """What the proxy says of it; `None` where none answers, unless one was named."""
     from proxy.cli.remote import Remote
 
-    api = Remote.at(place)
     try:
-        explained = api.ask("POST", "/explain", body=_described(request))
+        with Remote.at(place) as api:
+            explained = api.ask("POST", "/explain", body=_described(request))
     except (OutOfReach, Refused) as error:
         if "url" in place or getattr(error, "status", None) not in {None, *_SILENT}:
             raise

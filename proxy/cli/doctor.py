@@ -274,11 +274,15 @@ def _running(config: Path | None, settings: Settings) -> Finding | None:
     """Whether a proxy that runs is opened by the token that is known here."""
     place = Place.find(config, url=admin_url(settings))
     try:
-        mode = Remote(place, PATIENCE_S).get("/mode")["mode"]
+        with Remote(place, PATIENCE_S) as api:
+            mode = api.get("/mode")["mode"]
     except OutOfReach:
         return None  # none runs, or another program: the port tells
     except Refused as error:
         if error.status == httpx.codes.FORBIDDEN:
             return None  # it is off, as the token tells
-        return Finding("admin", WRONG, str(error), f"set {TOKEN_VARIABLE} as it was set for serve")
+        found = str(error)
+        if error.status == httpx.codes.UNAUTHORIZED:
+            found = f"{place.url}/admin does not know the token that is known here"
+        return Finding("admin", WRONG, found, f"set {TOKEN_VARIABLE} as it was set for serve")
     return Finding("admin", OK, f"{place.url}/admin/ opens; the mode is {mode}")

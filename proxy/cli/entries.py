@@ -51,7 +51,8 @@ def list_entries(
         from proxy.cli.printing import is_terminal, show_json
         from proxy.cli.remote import Remote
 
-        listing = _list(Remote.at(place), which, limit, cursor)
+        with Remote.at(place) as api:
+            listing = _list(api, which, limit, cursor)
         if as_json:
             show_json(listing)
         elif is_terminal():
@@ -69,8 +70,8 @@ def show(id: Id, place: Any, as_json: Json = False) -> None:
         from proxy.cli.printing import show_json
         from proxy.cli.remote import Remote
 
-        api = Remote.at(place)
-        entry = api.get(f"/entries/{_whole(api, id)}")
+        with Remote.at(place) as api:
+            entry = api.get(f"/entries/{_whole(api, id)}")
         (show_json if as_json else show_entry)(entry)
 
 
@@ -86,12 +87,8 @@ def remove(
         from proxy.cli.printing import show_json
         from proxy.cli.remote import Remote
 
-        api, deleted = Remote.at(place), 0
-        for each in ids:
-            try:
-                deleted += api.ask("DELETE", f"/entries/{_whole(api, each)}")["deleted"]
-            except Refused as error:  # the others may go nevertheless
-                complain(f"{each}: {error}")
+        with Remote.at(place) as api:
+            deleted = sum(_remove(api, each) for each in ids)
         if as_json:
             show_json({"deleted": deleted})
         else:
@@ -123,14 +120,9 @@ def purge(
 
         if not (yes or dry_run or sys.stdin.isatty()):
             raise ConfigError("--yes: needed where nobody can be asked; --dry-run only counts")
-        api = Remote.at(place)
         query = which | ({"stale": True} if stale else {})
-        if dry_run or not yes:
-            count = api.ask("DELETE", "/entries", query | {"dry_run": True})
-            (number,) = count.values()
-            if not dry_run and number:
-                _ask_first(number, stale=stale)
-        result = count if dry_run else api.ask("DELETE", "/entries", query)
+        with Remote.at(place) as api:
+            result = _purge(api, query, dry_run=dry_run, yes=yes)
         if as_json:
             show_json(result)
         else:
@@ -152,8 +144,8 @@ def pin(
         from proxy.cli.printing import show_json
         from proxy.cli.remote import Remote
 
-        api = Remote.at(place)
-        row = api.ask("PATCH", f"/entries/{_whole(api, id)}", body={"pinned": not undo})
+        with Remote.at(place) as api:
+            row = api.ask("PATCH", f"/entries/{_whole(api, id)}", body={"pinned": not undo})
         if as_json:
             show_json(row)
         else:
@@ -183,18 +175,32 @@ def _whole(api: Remote, id: str) -> str:
     listing = _list(api, {}, LOOKED_AT, None)
     found = [each["id"] for each in listing["entries"] if each["id"].startswith(begins)]
     if len(found) > 1:
-        raise Refused(f"{len(found)} entries begin like that; give more of the id")
+        raise Refused(f"{len(found)} entries' ids begin with {begins}: give more of it")
     if listing["next_cursor"] is not None and (not found or len(begins) < SHOWN_ID_CHARS):
-        raise Refused(f"only the last {LOOKED_AT:,} entries are looked at; give the whole id")
+        raise Refused(f"{begins}: only the last {LOOKED_AT:,} are looked at, give the whole id")
     if not found:
-        raise Refused("no entry begins like that")
+        raise Refused(f"no entry's id begins with {begins}")
     return str(found[0])
 
 
-def _ask_first(number: int, *, stale: bool) -> None:
-    question = f"{'Expire' if stale else 'Remove'} {_entries(number)}?"
-    if not typer.confirm(question, err=True):
-        raise Refused("nothing was done")
+def _remove(api: Remote, id: str) -> int:
+    try:
+        return int(api.ask("DELETE", f"/entries/{_whole(api, id)}")["deleted"])
+    except Refused as error:  # the others may go nevertheless
+        complain(error)
+        return 0
+
+
+def _purge(api: Remote, query: dict[str, Any], *, dry_run: bool, yes: bool) -> Any:
+    if not yes or dry_run:
+        count = api.ask("DELETE", "/entries", query | {"dry_run": True})
+        if dry_run:
+            return count
+        (number,) = count.values()
+        what = "Expire" if "stale" in query else "Remove"
+        if not typer.confirm(f"{what} {_entries(number)}?", err=True):
+            raise Refused("nothing was done")
+    return api.ask("DELETE", "/entries", query)
 
 
 def _entries(number: int) -> str:

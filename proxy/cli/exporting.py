@@ -64,7 +64,7 @@ def to_file(export: Export, name: str, *, resume: bool) -> int:
     path = Path(name)
     try:
         with _open(path, resume=resume) as file:
-            cursor = _last_cursor(file, export) if resume else None
+            cursor = _last_cursor(file, name, export) if resume else None
             if cursor is not None or not export.count:
                 _write(export, file, cursor, name)
     except OSError as exc:
@@ -89,12 +89,12 @@ def _write(export: Export, file: BinaryIO, cursor: str | None, name: str) -> Non
         raise OutOfReach(f"{exc}; what came is in {name}, and --resume goes on with it") from exc
 
 
-def _last_cursor(file: BinaryIO, export: Export) -> str | None:
+def _last_cursor(file: BinaryIO, name: str, export: Export) -> str | None:
     """Where to go on, at the end of what is whole; `None`: at the beginning, or it has all."""
     cursor, end, count, counted = None, 0, 0, 0
     for number, line in enumerate(file):
-        if number == 0 and not line.startswith((_CURSOR, _ENTRY)):
-            raise ConfigError(f"{file.name}: is no export")
+        if number == 0 and not _begins_export(line):
+            raise ConfigError(f"{name}: is no export")
         if not line.endswith(b"\n"):
             break
         if line.startswith(_CURSOR):
@@ -105,6 +105,11 @@ def _last_cursor(file: BinaryIO, export: Export) -> str | None:
     file.seek(end)
     file.truncate()
     return cursor
+
+
+def _begins_export(line: bytes) -> bool:
+    """The first line, or what came of it."""
+    return any(line.startswith(each) or each.startswith(line) for each in (_CURSOR, _ENTRY))
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ from proxy.cli.endings import told
 from proxy.cli.options import Json, remote
 
 PANEL = "Figures"
+MODES = ("normal", "offline", "refresh", "bypass", "read-only")
 
 app = typer.Typer()
 
@@ -27,7 +28,8 @@ def stats(place: Any, as_json: Json = False) -> None:
         from proxy.cli.printing import flat, is_terminal, show_fields, show_json
         from proxy.cli.remote import Remote
 
-        figures = Remote.at(place).get("/stats")
+        with Remote.at(place) as api:
+            figures = api.get("/stats")
         if as_json:
             show_json(figures)
         elif is_terminal():
@@ -43,7 +45,11 @@ def mode(
     place: Any,
     mode: Annotated[
         str | None,
-        typer.Argument(metavar="[MODE]", help="normal, offline, refresh, bypass or read-only."),
+        typer.Argument(
+            metavar="[MODE]",
+            help=f"{', '.join(MODES[:-1])} or {MODES[-1]}.",
+            autocompletion=lambda: MODES,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -52,11 +58,12 @@ def mode(
         from proxy.cli.printing import show_json
         from proxy.cli.remote import Remote
 
-        api = Remote.at(place)
-        if mode is None:
-            current = api.get("/mode")
-        else:
-            current = api.ask("PUT", "/mode", body={"mode": "normal" if mode == "auto" else mode})
+        with Remote.at(place) as api:
+            if mode is None:
+                current = api.get("/mode")
+            else:
+                wanted = "normal" if mode == "auto" else mode
+                current = api.ask("PUT", "/mode", body={"mode": wanted})
         if as_json:
             show_json(current)
             return
@@ -76,8 +83,7 @@ def tail(place: Any, as_json: Json = False) -> None:
         from proxy.cli.printing import is_terminal, show_json_line
         from proxy.cli.remote import Remote
 
-        api = Remote.at(place)
-        with api.stream("/events") as pieces:
+        with Remote.at(place) as api, api.stream("/events") as pieces:
             for event in events(pieces):
                 if as_json:
                     show_json_line(event)

@@ -43,12 +43,14 @@ def export_entries(
         from proxy.cli.printing import show_json
         from proxy.cli.remote import Remote
 
-        if file == "-":
-            if resume:
-                raise ConfigError("--resume: needs a FILE")
-            to_pipe(Export(Remote.at(place), which))
-            return
-        count = to_file(Export(Remote.at(place), which), file, resume=resume)
+        if file == "-" and resume:
+            raise ConfigError("--resume: needs a FILE")
+        with Remote.at(place) as api:
+            export = Export(api, which)
+            if file == "-":
+                to_pipe(export)
+                return
+            count = to_file(export, file, resume=resume)
         if as_json:
             show_json({"exported": count, "file": file})
         else:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -78,6 +78,12 @@ class Remote:
     def at(cls, place: dict[str, Any]) -> Remote:
         """The proxy that the options of a command mean."""
         return cls(Place.find(**place))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def ask(
         self, method: str, path: str, query: dict[str, Any] | None = None, body: Any = None

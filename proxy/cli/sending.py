@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import orjson
@@ -40,7 +40,7 @@ class Sending:
 
     async def run(self, listen: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Send it all, and return what the proxy says at last. `listen` is told the rest."""
-        pieces = _piped() if self.file == "-" else _read(self.file)
+        pieces = _piped() if self.file == "-" else _read(_open(self.file))
         name = self.path.removeprefix("/")
         async with aclosing(pieces), aclosing(self._told(pieces)) as told:
             with progress(name) as bar:
@@ -88,13 +88,17 @@ def _heard(line: str) -> dict[str, Any]:
     return told
 
 
-async def _read(file: str) -> AsyncGenerator[bytes, None]:
+def _open(file: str) -> BinaryIO:
     try:
-        with Path(file).open("rb") as opened:  # noqa: ASYNC230 - nothing else is to be done here
-            while piece := opened.read(PIECE_BYTES):
-                yield piece
+        return Path(file).open("rb")
     except OSError as exc:
         raise ConfigError(f"{file}: cannot be read: {exc.strerror}") from exc
+
+
+async def _read(file: BinaryIO) -> AsyncGenerator[bytes, None]:
+    with file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 async def _piped() -> AsyncGenerator[bytes, None]:
