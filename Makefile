@@ -15,6 +15,10 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --group build --universal --pyth
 	--generate-hashes --no-annotate --no-emit-index-url --no-config --system-certs --quiet \
 	--custom-compile-command "make lock"
 
+# What the proxy is compared with has an environment of its own: it is no part of what is locked.
+PEERS := .venv-peers
+LITELLM_VERSION := 1.106.2
+
 # The certificates of the machine, as for uv: it may be behind a proxy that has its own.
 NPM := NODE_USE_SYSTEM_CA=1 $(BIN)/npm --prefix tests/node
 NPM_CLIENTS = $(shell sed -n 's/^    "\(.*\)": .*/\1/p' tests/node/package.json)
@@ -24,11 +28,11 @@ TEST_READY := $(VENV)/test-ready
 # Written by npm, last of all.
 NODE_READY := tests/node/node_modules/.package-lock.json
 
-.PHONY: help setup run demo test lint types bench lock clean
+.PHONY: help setup run demo test lint types bench bench-peers lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*##/\1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*##/\1	/p' $(MAKEFILE_LIST)
 
 setup: $(RUN_READY)  ## make .venv with the llm-cache-proxy command
 
@@ -54,6 +58,10 @@ bench: $(TEST_READY)  ## measure the proxy beside nginx and bare servers
 	@benchmarks/install
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+bench-peers: $(TEST_READY) $(PEERS)/litellm-$(LITELLM_VERSION)  ## measure hits beside LiteLLM's
+	@benchmarks/install
+	@$(BIN)/python -m benchmarks.peers $(PEERS) $(ARGS)
+
 # Versions that still fit stay as they are; ARGS=--upgrade takes the newest. npm comes from the
 # lock that was just written.
 lock: $(VENV)/uv-$(UV_VERSION)  ## pin the dependencies again
@@ -64,7 +72,7 @@ lock: $(VENV)/uv-$(UV_VERSION)  ## pin the dependencies again
 	$(if $(filter --upgrade,$(ARGS)),$(NPM) update --package-lock-only)
 
 clean:  ## remove what was built and .venv
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	rm -rf tests/node/node_modules
 	find proxy cache_backends tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -98,4 +106,11 @@ $(NODE_READY): tests/node/package-lock.json | $(TEST_READY)
 
 $(VENV)/uv-$(UV_VERSION): $(VENV)/pyvenv.cfg
 	@$(PIP) install uv==$(UV_VERSION)
+	@touch $@
+
+$(PEERS)/litellm-$(LITELLM_VERSION): | $(VENV)/pyvenv.cfg
+	@echo "Setting up $(PEERS) (once, a minute or two, 750 MB)"
+	@$(PYTHON) -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install \
+		"litellm[proxy]==$(LITELLM_VERSION)"
 	@touch $@

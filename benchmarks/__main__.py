@@ -6,14 +6,12 @@ import argparse
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from benchmarks import backend_report, backends, rows, speed
 from benchmarks.load import UnexpectedError
-from benchmarks.servers import Cores, StartError, on, running
+from benchmarks.servers import Cores, StartError
 
 
 def main() -> None:
@@ -44,13 +42,7 @@ def _table(names: Sequence[str], quick: bool, cores: Cores) -> str:
     table = speed.Table()
     say = _clock()
     for name in names:
-        # Servers of their own: those of another part would be in the way.
-        with (
-            on(cores.load),
-            tempfile.TemporaryDirectory() as folder,
-            running(Path(folder), cores) as servers,
-        ):
-            speed.PARTS[name](servers, speed.QUICK if quick else speed.Plan(), table, say)
+        speed.PARTS[name](cores, speed.QUICK if quick else speed.Plan(), table, say)
     say("done")
     return "\n".join([rows.text(table.rows), "", *table.remarks()])
 

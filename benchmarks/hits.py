@@ -20,7 +20,7 @@ _LOOKED_AT = 20
 # An answer is entered where it is fastest to find when it is a hit, not when it is new.
 _WARMING = 2
 _STORING_S = 0.1
-_HIT = b": HIT\r\n"
+HIT = b": HIT\r\n"
 # JSON may be written anew, with more or less space.
 _SAME = 0.02
 
@@ -58,14 +58,15 @@ WORKLOADS = (PLAIN, SDK, LARGE, STREAM, MANY, ALONE)
 OURS, LANELESS, NGINX, BARE = "proxy", "proxy, hit_lane = false", "nginx", "bare uvicorn"
 
 
-def measure(servers: Servers, rounds: int, seconds: int, samples: Samples, say: Say) -> list[str]:
+def measure(
+    servers: Servers, provider: Started, rounds: int, seconds: int, samples: Samples, say: Say
+) -> list[str]:
     """Take samples of all that can be measured here; return what is missing."""
     missing = []
-    provider = servers.provider()
     caches = dict(_proxies(servers, provider))
     if program := nginx.program():
         started = nginx.start(servers, program, "nginx", provider, caching=True)
-        caches[NGINX] = Cache(started, _HIT)
+        caches[NGINX] = Cache(started, HIT)
     else:
         missing.append("hits of nginx: it is missing (apt-get install nginx)")
     if wrk.program() is None:
@@ -84,7 +85,8 @@ def measure(servers: Servers, rounds: int, seconds: int, samples: Samples, say: 
             say(f"hits: {workload.what}, round {number + 1} of {rounds}")
             bare = Cache(bares[workload.asking.model], b"200 OK")
             for whom, cache in {**caches, BARE: bare}.items():
-                samples.take(workload.what, whom, cache.server, _asking(cache, workload, seconds))
+                asking = asking_of(cache, workload, seconds)
+                samples.take(workload.what, whom, cache.server, asking)
     if more := servers.asked(provider) - asked:
         raise UnexpectedError(f"{more} of what should be hits went to the provider")
     return missing
@@ -94,33 +96,49 @@ def has_lane() -> bool:
     return "hit_lane" in Server.model_fields
 
 
-def warm(cache: Cache, asking: Asking) -> None:
-    """Make all of it hits, and see that they are right: for each question its own answer."""
+def warm(cache: Cache, asking: Asking, same: float = _SAME) -> None:
+    """Make all of it hits, and see that they are right: for each question its own answer.
+
+    Its size may differ by `same` of it.
+    """
     numbers = range(max(asking.different, _LOOKED_AT))
     for _ in range(_WARMING):
         load.ask_each(cache.server.port, map(asking.request, numbers))
         time.sleep(_STORING_S)
-    size = len(wire.whole(asking.model, asking.word(0).decode()))
+    size = _size(asking)
     for number in range(_LOOKED_AT):
         answer = load.ask_once(cache.server.port, asking.request(number), cache.mark)
         body = answer.partition(b"\r\n\r\n")[2]
-        if asking.word(number) not in body or abs(len(body) - size) > _SAME * size:
+        if asking.word(number) not in body or abs(len(body) - size) > same * size:
             raise UnexpectedError(f"not the answer to {asking.word(number)!r}: {answer[:2000]!r}")
 
 
-def _asking(cache: Cache, workload: Workload, seconds: int) -> Callable[[], Rate]:
+def asking_of(cache: Cache, workload: Workload, seconds: int) -> Callable[[], Rate]:
+    """Measure it by wrk where that is at hand."""
     port, connections, asking = cache.server.port, workload.connections, workload.asking
-    if program := wrk.program():
-        return lambda: wrk.measure(program, port, connections, seconds, asking)
-    return lambda: load.measure(port, connections, seconds, asking.following(), cache.mark)
+    program = wrk.program()
+
+    def measured() -> Rate:
+        if program is None:
+            return load.measure(port, connections, seconds, asking.following(), cache.mark)
+        rate = wrk.measure(program, port, connections, seconds, asking)
+        if rate.bytes_each < (1 - _SAME) * _size(asking):
+            raise UnexpectedError(f"answers of {rate.bytes_each:.0f} bytes: not whole")
+        return rate
+
+    return measured
+
+
+def _size(asking: Asking) -> int:
+    return len(wire.whole(asking.model, asking.word(0).decode()))
 
 
 def _proxies(servers: Servers, provider: Started) -> Iterator[tuple[str, Cache]]:
-    yield OURS, Cache(servers.proxy("proxy", provider, servers.sqlite("proxy")), _HIT)
+    yield OURS, Cache(servers.proxy("proxy", provider, servers.sqlite("proxy")), HIT)
     if has_lane():
         off = {"LLM_CACHE_PROXY_SERVER__HIT_LANE": "false"}
         started = servers.proxy("laneless", provider, servers.sqlite("laneless"), **off)
-        yield LANELESS, Cache(started, _HIT)
+        yield LANELESS, Cache(started, HIT)
 
 
 def _models() -> list[str]:

@@ -111,13 +111,18 @@ def ask_once(port: int, request: bytes, mark: bytes = b"HTTP") -> bytes:
 def ask_together(port: int, requests: list[bytes], mark: bytes = b"HTTP") -> list[bytes]:
     """Ask all of this at the same time, each over a connection of its own."""
     with connected(port, len(requests)) as (poll, by_fd):
-        for connection, request in zip(by_fd.values(), requests, strict=True):
-            connection.ask(request)
-        waiting = len(requests)
-        while waiting:
-            for connection in _readable(poll, by_fd):
-                waiting -= connection.complete(connection.sock.recv(2**18), mark)
+        ask_all(poll, by_fd, requests, mark)
         return [connection.answer for connection in by_fd.values()]
+
+
+def ask_all(poll: select.epoll, by_fd: ByFd, requests: list[bytes], mark: bytes = b"HTTP") -> None:
+    """Ask one over each of these connections, and read the answers."""
+    for connection, request in zip(by_fd.values(), requests, strict=True):
+        connection.ask(request)
+    waiting = len(requests)
+    while waiting:
+        for connection in _readable(poll, by_fd):
+            waiting -= connection.complete(connection.sock.recv(2**18), mark)
 
 
 def ask_each(port: int, requests: Iterable[bytes], connections: int = 32) -> None:

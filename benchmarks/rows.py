@@ -23,7 +23,16 @@ HEAD = Row("", "figure", "compared with", "its figure", "ratio", "by cpu", "targ
 
 
 def text(rows: Iterable[Row]) -> str:
-    return aligned([HEAD, *rows], words={2})
+    """The table; what a row has in common with the one above is not said again."""
+    lines = [HEAD]
+    above = HEAD
+    for row in rows:
+        again = row.measure == above.measure
+        same = again and row.figure == above.figure
+        measure, figure = "" if again else row.measure, "" if same else row.figure
+        lines.append(row._replace(measure=measure, figure=figure))
+        above = row
+    return aligned(lines, words={2})
 
 
 def at_least(row: Row, value: float, target: float | None, unit: str = "x") -> Row:

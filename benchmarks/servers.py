@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-_START_S = 20.0
+_START_S = 90.0
 _PREFIX = "LLM_CACHE_PROXY_"
 
 
