@@ -70,7 +70,7 @@ from proxy.siblings import Siblings
 from proxy.standing import Standing
 from proxy.store import Store
 from proxy.tally import Tally
-from proxy.transfer import Rebind
+from proxy.transfer import Rebind, mark_of
 from proxy.turns import Alone, Turns
 from proxy.upstream import Limits, Upstream
 from proxy.warming import Warmer
@@ -240,9 +240,18 @@ def build_transfer(
             secret=store.scope_secret,
         )
 
+    def scopes() -> str:
+        return mark_of(store.scope_secret) if store.scope_secret else ""
+
     warming = partial(Warmer, llm, providers)
     return transfer_router(
-        gate, catalogue, VERSIONS, rebinding=rebind, warming=warming, clock=clock
+        gate,
+        catalogue,
+        VERSIONS,
+        scopes=scopes,
+        rebinding=rebind,
+        warming=warming,
+        clock=clock,
     )
 
 

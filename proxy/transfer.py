@@ -1,13 +1,16 @@
 """Entries on their way out of one cache and into another, as lines of JSON.
 
     {"v":1,"prompt":...}        an entry, as `cache_backends.ndjson` writes it
-    {"cursor":"..."}            where an export goes on that was interrupted; null: this is the end
+    {"cursor":"...","scopes":"..."}
+                                where an export goes on that was interrupted; null: this is the end.
+                                `scopes` tells whether two stores part callers by one secret
 
 Either way as much is in memory as a few entries take, however many there are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -31,32 +34,41 @@ MAX_LINE_BYTES = 256 * 2**20
 # Of lines that were not taken so many are told; the others are counted.
 MAX_FAILURES = 100
 
+_CREDENTIAL_SCOPE = '"scope":"credential:'
+
 log = logging.getLogger("proxy.admin")
 
 Rebind = Callable[[Entry], Entry]
 
 
+def mark_of(scope_secret: bytes) -> str:
+    """What tells secrets apart, and nothing of them."""
+    return hashlib.sha256(b"scopes:" + scope_secret).hexdigest()[:16]
+
+
 async def export(
-    catalogue: Catalogue, which: Selection, cursor: str | None = None
+    catalogue: Catalogue, which: Selection, cursor: str | None = None, *, scopes: str = ""
 ) -> AsyncIterator[bytes]:
-    """Lines of all that fits, those stored last first."""
+    """Lines of all that fits, those stored last first. `scopes`: the mark of the store's secret."""
     async for page in catalogue.pages(which, cursor=cursor):
         async for entry in catalogue.whole(page.entries):
             try:
                 yield line_of(entry)
             except LineError as exc:
                 log.warning("the entry %s is not exported: %s", entry.key.id, exc)
-        yield orjson.dumps({"cursor": page.cursor}, option=orjson.OPT_APPEND_NEWLINE)
+        place = {"cursor": page.cursor, "scopes": scopes}
+        yield orjson.dumps(place, option=orjson.OPT_APPEND_NEWLINE)
 
 
 @dataclass(slots=True)
 class Imported:
     """What became of the lines so far. `skipped`: there is such an entry already, or its time is
-    over."""
+    over. `unreachable`: they are for who presents a credential, by another store's secret."""
 
     lines: int = 0
     imported: int = 0
     skipped: int = 0
+    unreachable: int = 0
     failures: int = 0
     failed: list[dict[str, Any]] = field(default_factory=list)
 
@@ -78,11 +90,14 @@ class Importer:
         catalogue: Catalogue,
         *,
         rebind: Rebind | None = None,
+        scopes: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._catalogue = catalogue
         self._cache = catalogue.cache
         self._rebind = rebind
+        self._scopes = scopes
+        self._credentials = 0  # entries in the scope of one, since the last line with a cursor
         self._clock = clock
         self._waiting: list[tuple[int, Entry]] = []
         self._waiting_bytes = 0
@@ -110,6 +125,7 @@ class Importer:
             self.sums.fail(number, f"more than {MAX_LINE_BYTES} bytes")
             return
         if line.startswith(b'{"cursor":'):
+            self._end_page(line)
             return
         try:
             entry = entry_of(line)
@@ -118,8 +134,14 @@ class Importer:
         except LineError as exc:
             self.sums.fail(number, str(exc))
             return
+        self._credentials += _CREDENTIAL_SCOPE in entry.key.llm_string
         self._waiting.append((number, entry))
         self._waiting_bytes += len(line)
+
+    def _end_page(self, line: bytes) -> None:
+        if self._rebind is None and f'"scopes":"{self._scopes}"'.encode() not in line:
+            self.sums.unreachable += self._credentials
+        self._credentials = 0
 
     def _is_full(self) -> bool:
         return len(self._waiting) >= STORED_AT_ONCE or self._waiting_bytes >= STORED_BYTES

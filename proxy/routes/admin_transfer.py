@@ -70,11 +70,14 @@ class Failed(BaseModel):
 
 
 class ImportSums(BaseModel):
-    """What became of the lines. `failed` tells the first of the `failures`."""
+    """What became of the lines. `failed` tells the first of the `failures`. `unreachable`: of
+    entries for who presents a credential, those of a cache with another scope secret: nobody finds
+    them here, unless they are imported with a `scope`."""
 
     lines: int
     imported: int
     skipped: int
+    unreachable: int
     failures: int
     failed: list[Failed]
 
@@ -84,11 +87,13 @@ def transfer_router(
     catalogue: Catalogue,
     dialects: Mapping[str, str],
     *,
+    scopes: Callable[[], str],
     rebinding: Rebinding,
     warming: Warming,
     clock: Callable[[], float] = time.time,
 ) -> APIRouter:
-    """`warming` makes a Warmer of path, credential, concurrency and rate."""
+    """`scopes` marks the secret by which callers are parted; `warming` makes a Warmer of path,
+    credential, concurrency and rate."""
     router = APIRouter(prefix="/admin", tags=["transfer"])
     full = Depends(gate.admits(Role.FULL))
 
@@ -98,7 +103,8 @@ def transfer_router(
     ) -> StreamingResponse:
         """All entries that fit, one on a line. After each hundred or so a line says where to go on
         should it be interrupted; at the end its cursor is null."""
-        lines = export(catalogue, which.selection(visitor, dialects), which.cursor)
+        selection = which.selection(visitor, dialects)
+        lines = export(catalogue, selection, which.cursor, scopes=scopes())
         first = await anext(lines)  # what is wrong is told by the status
         log.info("%s exports entries: %s", visitor.who, which.for_logs())
         return StreamingResponse(_with_first(first, lines), media_type=NDJSON)
@@ -119,7 +125,7 @@ def transfer_router(
         rebind = (
             None if said.scope is None else rebinding(said.scope, request.headers.get(CREDENTIAL))
         )
-        importer = Importer(catalogue, rebind=rebind, clock=clock)
+        importer = Importer(catalogue, rebind=rebind, scopes=scopes(), clock=clock)
         upload = Upload(request.receive)
         sums = importer.run(upload.pieces())
         if NDJSON in request.headers.get("accept", ""):
