@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -149,6 +150,15 @@ async def proxy(
         return LiveProxy(app, origin, provider)
 
     return start
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """For tests in which a process of our own sets its logging up."""
+    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.error")
+    handlers, level, filters = root.handlers[:], root.level, uvicorn.filters[:]
+    yield
+    root.handlers[:], root.level, uvicorn.filters[:] = handlers, level, filters
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ from proxy.config import Cache, Server, Settings
 from proxy.demo.provider import JOKE, JokeProvider
 from proxy.local_token import local_token
 
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
+
 BODY = {
     "model": "gpt-4o",
     "user": "me",

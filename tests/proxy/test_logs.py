@@ -6,26 +6,18 @@ import asyncio
 import io
 import logging
 import sys
-from collections.abc import Iterator
 
 import orjson
 import pytest
 
 from proxy.logs import configure_logging
 
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """`configure_logging` is for a process of its own."""
-    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.error")
-    handlers, level, filters = root.handlers[:], root.level, uvicorn.filters[:]
-    yield
-    root.handlers[:], root.level, uvicorn.filters[:] = handlers, level, filters
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from typing import Any
 
@@ -15,17 +14,7 @@ from proxy.errors import ConfigError
 from proxy.server import ServedApp, serve
 from tests.fakes.server import Serve
 
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Any:
-    """`configure_logging` is for a process of its own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    error = logging.getLogger("uvicorn.error")
-    for each in error.filters[:]:
-        error.removeFilter(each)
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 
 def settings(**sections: Any) -> Settings:
