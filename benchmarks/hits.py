@@ -61,19 +61,16 @@ OURS, LANELESS, NGINX, BARE = "proxy", "proxy, hit_lane = false", "nginx", "bare
 def measure(
     servers: Servers, provider: Started, rounds: int, seconds: int, samples: Samples, say: Say
 ) -> list[str]:
-    """Take samples of all that can be measured here; return what is missing."""
-    missing = []
+    """Take samples of all that can be measured here; return what the reader has to know."""
+    notes = []
     caches = dict(_proxies(servers, provider))
     if program := nginx.program():
         started = nginx.start(servers, program, "nginx", provider, caching=True)
         caches[NGINX] = Cache(started, HIT)
     else:
-        missing.append("hits of nginx: it is missing (apt-get install nginx)")
+        notes.append(nginx.MISSING)
     if wrk.program() is None:
-        missing.append(
-            "wrk is missing (apt-get install wrk): hits are asked for in Python, which is slower"
-            " than what is measured, so compare by CPU"
-        )
+        notes.append(wrk.MISSING)
     bares = {model: servers.bare(f"bare-{number}", model) for number, model in enumerate(_models())}
     for workload in WORKLOADS:
         say(f"hits: {workload.what}, warming up")
@@ -89,7 +86,7 @@ def measure(
                 samples.take(workload.what, whom, cache.server, asking)
     if more := servers.asked(provider) - asked:
         raise UnexpectedError(f"{more} of what should be hits went to the provider")
-    return missing
+    return notes
 
 
 def has_lane() -> bool:

@@ -32,8 +32,8 @@ def what(connections: int) -> str:
 def measure(
     servers: Servers, provider: Started, rounds: int, seconds: float, samples: Samples, say: Say
 ) -> list[str]:
-    """Take samples of all that can be measured here; return what is missing."""
-    missing = []
+    """Take samples of all that can be measured here; return what the reader has to know."""
+    notes = []
     targets: dict[str, tuple[Started, bytes]] = {
         OURS: (servers.proxy("misses", provider, servers.sqlite("misses")), _MISS),
         MEMORY: (servers.proxy("misses-memory", provider, "memory://"), _MISS),
@@ -44,7 +44,7 @@ def measure(
         started = nginx.start(servers, program, "nginx", provider, caching=False)
         targets[NGINX] = (started, b"200 OK")
     else:
-        missing.append("misses of nginx: it is missing (apt-get install nginx)")
+        notes.append(nginx.MISSING)
     following = wire.asking("unheard-of", 0).following()
     asked = servers.asked(provider)
     for server, _ in targets.values():
@@ -60,7 +60,7 @@ def measure(
     answers = sum(each.rate.answers for taken in samples.of.values() for each in taken)
     if (passed_on := servers.asked(provider) - asked) < answers:
         raise load.UnexpectedError(f"{answers} misses, but {passed_on} reached the provider")
-    return missing
+    return notes
 
 
 def calls_for_equal(servers: Servers, provider: Started, rounds: int, say: Say) -> int:

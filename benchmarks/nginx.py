@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.servers import Servers, Started
 
+MISSING = "Not measured: nginx, which is missing: apt-get install nginx."
 # Debian keeps it out of the PATH of users.
 _PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
 
@@ -86,7 +87,7 @@ def start(servers: Servers, nginx: str, name: str, upstream: Started, *, caching
         conf.write_text(configuration(folder, port, upstream.port, caching=caching))
         return [nginx, "-p", str(folder), "-c", str(conf), "-e", "stderr", "-g", "daemon off;"]
 
-    return servers.start(name, servers.cores.server, command, cwd=folder)
+    return servers.start(name, servers.cores.server, command, "/", cwd=folder)
 
 
 def configuration(folder: Path, port: str, upstream: int, *, caching: bool) -> str:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,21 +70,21 @@ class Servers:
             connection.close()
 
     def bare(self, name: str, model: str) -> Started:
-        return self._asgi(name, "bare:app", BENCHMARK_MODEL=model)
+        return self._asgi(name, "bare:app", ready="/", BENCHMARK_MODEL=model)
 
     def forwarder(self, name: str, app: str, upstream: Started) -> Started:
         """One of the apps of `benchmarks.forwarder`."""
         url = f"http://127.0.0.1:{upstream.port}"
         return self._asgi(name, f"forwarder:{app}", BENCHMARK_UPSTREAM=url)
 
-    def _asgi(self, name: str, app: str, **environment: str) -> Started:
+    def _asgi(self, name: str, app: str, ready: str = "", **environment: str) -> Started:
         """An app of `benchmarks` under uvicorn as fast as it goes."""
         fast = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
 
         def command(port: str) -> list[str]:
             return ["uvicorn", f"benchmarks.{app}", "--port", port, *fast]
 
-        return self._module(name, self.cores.server, command, environment)
+        return self._module(name, self.cores.server, command, environment, ready)
 
     def proxy(self, name: str, upstream: Started, cache: str, **environment: str) -> Started:
         """The proxy as anybody starts it."""
@@ -93,7 +93,7 @@ class Servers:
         def command(port: str) -> list[str]:
             return ["proxy", "serve", "--port", port, "--upstream", url, "--cache", cache]
 
-        return self._module(name, self.cores.server, command, environment)
+        return self._module(name, self.cores.server, command, environment, "/readyz")
 
     def sqlite(self, name: str) -> str:
         """The URL of a new database."""
@@ -114,19 +114,29 @@ class Servers:
         core: int | None,
         command: Callable[[str], list[str]],
         environment: dict[str, str] | None = None,
+        ready: str = "",
     ) -> Started:
         return self.start(
             name,
             core,
             lambda port: [sys.executable, "-m", *command(port)],
+            ready,
             cwd=ROOT,
             env=clean_environment() | (environment or {}),
         )
 
     def start(
-        self, name: str, core: int | None, command: Callable[[str], list[str]], **surroundings: Any
+        self,
+        name: str,
+        core: int | None,
+        command: Callable[[str], list[str]],
+        ready: str = "",
+        **surroundings: Any,
     ) -> Started:
-        """Start what listens on the port that its command is given."""
+        """Start what listens on the port that its command is given.
+
+        It is there when it gives a good answer to `ready`; without one, when it listens.
+        """
         port = _free_port()
         printed = self.folder / f"{name}.log"
         began = time.monotonic()
@@ -140,7 +150,7 @@ class Servers:
                 **surroundings,
             )
         self._started.append(process)
-        _wait_until_it_listens(process, port, name, printed)
+        _wait(process, port, ready, printed)
         return Started(port, process, time.monotonic() - began)
 
 
@@ -167,18 +177,33 @@ def running(folder: Path, cores: Cores) -> Iterator[Servers]:
         servers.stop()
 
 
-def _wait_until_it_listens(
-    process: subprocess.Popen[bytes], port: int, name: str, printed: Path
-) -> None:
+def _wait(process: subprocess.Popen[bytes], port: int, ready: str, printed: Path) -> None:
     until = time.monotonic() + _START_S
     while time.monotonic() < until and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
+        if _answers(port, ready) if ready else _listens(port):
             return
-    raise StartError(f"{name} did not start:\n{printed.read_text(errors='replace')[-4000:]}")
+        time.sleep(0.02)
+    told = printed.read_text(errors="replace")[-4000:]
+    raise StartError(f"{printed.stem} did not start:\n{told}")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=_START_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status < 400
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _family(pid: int) -> list[int]:

@@ -48,7 +48,7 @@ QUICK = Plan(
 @dataclass(slots=True)
 class Table:
     rows: list[Row] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     disturbed: float = 1.0
 
     def remarks(self) -> Iterator[str]:
@@ -61,13 +61,13 @@ class Table:
                 f"The servers got only {self.disturbed:.0%} of their core: rates tell of other"
                 " work on the machine, so go by the processor time."
             )
-        yield from (f"Not measured: {missing}" for missing in self.missing)
+        yield from dict.fromkeys(self.notes)
 
 
 def _hits(cores: Cores, plan: Plan, table: Table, say: Say) -> None:
     samples = Samples()
     with _provided(cores) as (servers, provider):
-        table.missing += hits.measure(servers, provider, plan.rounds, plan.hit_s, samples, say)
+        table.notes += hits.measure(servers, provider, plan.rounds, plan.hit_s, samples, say)
     table.rows += hit_rows(samples)
     table.disturbed = min(table.disturbed, samples.disturbed())
 
@@ -75,7 +75,7 @@ def _hits(cores: Cores, plan: Plan, table: Table, say: Say) -> None:
 def _misses(cores: Cores, plan: Plan, table: Table, say: Say) -> None:
     samples = Samples()
     with _provided(cores) as (servers, provider):
-        table.missing += misses.measure(servers, provider, plan.rounds, plan.miss_s, samples, say)
+        table.notes += misses.measure(servers, provider, plan.rounds, plan.miss_s, samples, say)
         calls = misses.calls_for_equal(servers, provider, plan.rounds, say)
     table.rows += [*other_rows.miss_rows(samples), other_rows.equal_row(calls)]
     table.disturbed = min(table.disturbed, samples.disturbed())
@@ -100,7 +100,7 @@ def _lookups(cores: Cores, plan: Plan, table: Table, say: Say) -> None:
     ]
     results = backends.measure(cores, plan.stores, say, stores)
     table.rows += other_rows.store_rows(results)
-    table.missing += results.missing
+    table.notes += [f"Not measured: {missing}" for missing in results.missing]
 
 
 Part = Callable[[Cores, Plan, Table, Say], None]

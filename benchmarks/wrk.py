@@ -16,6 +16,10 @@ from typing import Any
 from benchmarks.load import Rate, UnexpectedError
 from benchmarks.wire import Asking
 
+MISSING = (
+    "wrk is missing: apt-get install wrk. Hits were asked for in Python, which is slower than some"
+    " of what is measured: compare by CPU."
+)
 _SCRIPT = """
 local before, after, different = {before}, {after}, {different}
 local requests, last = {{}}, -1

@@ -1,4 +1,4 @@
-"""The benchmark of backends measures what it says, and says what it could not measure."""
+"""The benchmarks measure what they say, and say what they could not measure."""
 
 from __future__ import annotations
 
