@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import Any
@@ -169,19 +170,36 @@ async def test_entries_come_page_by_page(stage: Stage) -> None:
 
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
-CONVERSATIONS: list[tuple[str, str, dict[str, Any], list[str]]] = [
-    (
-        "chat",
-        '{"messages":[{"content":"Be short.","role":"system"},'
-        '{"content":[{"text":"Hi","type":"text"},{"image_url":{"url":"https://x.test/a.png"},'
-        '"type":"image_url"}],"role":"user"},{"content":"21","role":"tool","tool_call_id":"c0"}]}',
+PICTURE = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
+# What was asked, the message that answered, and what must be seen of both.
+CONVERSATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "chat": (
+        {
+            "messages": [
+                {"role": "system", "content": "Be short."},
+                {"role": "user", "content": [{"type": "text", "text": "Hi"}, PICTURE]},
+                {"role": "tool", "content": "21", "tool_call_id": "c0"},
+            ]
+        },
         {"role": "assistant", "content": "Well.", "tool_calls": [CALL], "odd": {"left": True}},
         ["Be short.", "not loaded: https://x.test/a.png", "result", "calls look", '"at": 1', "odd"],
     ),
-    (
-        "messages",
-        '{"messages":[{"content":[{"content":[{"text":"3 pages","type":"text"}],'
-        '"tool_use_id":"t","type":"tool_result"}],"role":"user"}],"system":"Be kind."}',
+    "messages": (
+        {
+            "system": "Be kind.",
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "tool_result",
+                            "tool_use_id": "t",
+                            "content": [{"type": "text", "text": "3 pages"}],
+                        }
+                    ],
+                }
+            ],
+        },
         {
             "role": "assistant",
             "content": [
@@ -193,10 +211,14 @@ CONVERSATIONS: list[tuple[str, str, dict[str, Any], list[str]]] = [
         },
         ["Be kind.", "3 pages", "Hm.", "calls find", '"q": "cats"', "Here.", '"beam": 7'],
     ),
-    (
-        "responses",
-        '{"input":[{"content":[{"text":"Go","type":"input_text"}],"role":"user"},'
-        '{"call_id":"f","output":"done","type":"function_call_output"}],"instructions":"Be brief."}',
+    "responses": (
+        {
+            "instructions": "Be brief.",
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "Go"}]},
+                {"type": "function_call_output", "call_id": "f", "output": "done"},
+            ],
+        },
         {
             "role": "assistant",
             "content": [
@@ -207,18 +229,17 @@ CONVERSATIONS: list[tuple[str, str, dict[str, Any], list[str]]] = [
         },
         ["Be brief.", "Go", "done", "First.", "calls act", "Gone."],
     ),
-]
+}
 
 
-@pytest.mark.parametrize(("dialect", "prompt", "message", "shown"), CONVERSATIONS)
-async def test_an_entry_is_a_conversation(
-    stage: Stage, dialect: str, prompt: str, message: dict[str, Any], shown: list[str]
-) -> None:
+@pytest.mark.parametrize("dialect", CONVERSATIONS)
+async def test_an_entry_is_a_conversation(stage: Stage, dialect: str) -> None:
     """On all wires: texts, thoughts, calls and results; what is unknown is told as JSON."""
+    asked, message, shown = CONVERSATIONS[dialect]
     await stage.begin()
     about = {"dialect": f"{dialect}/1", "model": "m"}
     answer = ChatGeneration("Well.", {}, message=message)
-    key = Key.of(prompt, '{"parameters":{"seed":42}}')
+    key = Key.of(json.dumps(asked), '{"parameters":{"seed":42}}')
     await stage.cache.put_many([Entry(key, [answer], time.time(), about=about)])
     page = await stage.look("Entries")
     await open_first(page)

@@ -74,7 +74,9 @@ export function ahead(time, now = Date.now()) {
 }
 
 export function moment(time) {
-  return time === null ? "never" : MOMENT.format(new Date(time));
+  if (time === null) return "never";
+  const date = new Date(time);
+  return Number.isNaN(date.getTime()) ? String(time) : MOMENT.format(date); // an import may say anything
 }
 
 export function clock(time) {

@@ -100,6 +100,7 @@ class Stage:
     def __init__(self, browser: Browser, stack: AsyncExitStack) -> None:
         self._browser = browser
         self._stack = stack
+        self.watches: list[Watch] = []  # one for each browser, in order
         self.provider = FakeProvider()
         self.cache: EntryCache = MemoryCache(max_bytes=2**26)  # another one, before it begins
         self.live: LiveProxy
@@ -127,9 +128,12 @@ class Stage:
         self, view: str = "", *, token: str | None = FULL, clean: bool = True, **options: Any
     ) -> Page:
         """Open the dashboard in a browser of its own. What that does is looked at in the end."""
-        context = await self._browser.new_context(**{"viewport": WIDE} | options)
+        context = await self._browser.new_context(
+            **{"viewport": WIDE, "reduced_motion": "reduce"} | options
+        )
         context.set_default_timeout(PATIENCE_MS)
         watch = Watch(self.live.origin)
+        self.watches.append(watch)
         if clean:
             self._stack.callback(watch.assert_clean)
         self._stack.push_async_callback(context.close)
