@@ -1,9 +1,9 @@
 // What can be changed of an entry. Each change tells whether it was made.
 
 import { ask } from "./api.js";
-import { confirm, say } from "./dialogs.js";
-import { el } from "./element.js";
 import { pretty } from "./conversation.js";
+import { confirm, say } from "./dialogs.js";
+import { button, el } from "./element.js";
 import { ahead } from "./words.js";
 
 const LIVES = [
@@ -25,14 +25,22 @@ export async function setPinned({ id, pinned }) {
   }
   return confirm({
     title: "Pin this entry?",
-    children: el("p", {}, "It never expires, is not overwritten by a refresh, and goes last when the cache is full."),
+    children: el(
+      "p",
+      {},
+      "It never expires, is not overwritten by a refresh, and goes last when the cache is full.",
+    ),
     action: "Pin",
     run: () => patch(id, { pinned: true }, "Pinned."),
   });
 }
 
 export function setLife({ id, expires_at: end }) {
-  const choice = el("select", { name: "ttl" }, LIVES.map(([value, label]) => el("option", { value }, label)));
+  const choice = el(
+    "select",
+    { name: "ttl" },
+    LIVES.map(([value, label]) => el("option", { value }, label)),
+  );
   return confirm({
     title: "Lifetime",
     children: [
@@ -40,12 +48,18 @@ export function setLife({ id, expires_at: end }) {
       el("label", {}, el("span", {}, "From now on, fresh for"), choice),
     ],
     action: "Set",
-    run: () => patch(id, { ttl: choice.value === "" ? null : Number(choice.value) }, "Its lifetime is set."),
+    run: () =>
+      patch(id, { ttl: choice.value === "" ? null : Number(choice.value) }, "Its lifetime is set."),
   });
 }
 
 export function setTags({ id, tags }) {
-  const input = el("input", { name: "tags", value: tags.join(", "), autocomplete: "off", spellcheck: "false" });
+  const input = el("input", {
+    name: "tags",
+    value: tags.join(", "),
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   return confirm({
     title: "Tags",
     children: el("label", {}, el("span", {}, "Tags, with commas between them"), input),
@@ -54,17 +68,25 @@ export function setTags({ id, tags }) {
   });
 }
 
+// As a text, where the answer is one; else, or by choice, as the generations that it is stored as.
 export function correct({ id, generations }) {
-  const isText = generations.length === 1 && generations[0].text !== "";
-  const said = isText ? generations[0].text : pretty(generations);
-  const input = el("textarea", { name: "answer", rows: 14, spellcheck: isText ? "true" : "false" });
-  input.value = said;
+  const label = el("span", {});
+  const input = el("textarea", { name: "answer", rows: 14, spellcheck: "false" });
+  const asJson = button("Edit as JSON", editJson, { class: "quiet" });
+  let isText = generations.length === 1 && generations[0].text !== "";
+  if (isText) {
+    label.textContent = "Its text";
+    input.value = generations[0].text;
+  } else {
+    editJson();
+  }
   return confirm({
     title: "Correct the answer",
     wide: true,
     children: [
-      el("p", {}, "From now on, whoever asks the same is told this. The entry is marked as corrected."),
-      el("label", {}, el("span", {}, isText ? "Its text" : "The generations, as JSON"), input),
+      el("p", {}, "From now on, whoever asks the same is told this. It is marked as corrected."),
+      el("label", {}, label, input),
+      asJson,
     ],
     action: "Correct",
     run: async () => {
@@ -73,12 +95,23 @@ export function correct({ id, generations }) {
       say("Corrected.");
     },
   });
+
+  function editJson() {
+    isText = false;
+    label.textContent = "The generations, as JSON";
+    input.value = pretty(generations);
+    asJson.hidden = true;
+  }
 }
 
 export function remove({ id }) {
   return confirm({
     title: "Delete this entry?",
-    children: el("p", {}, "It is gone everywhere when this is done. Whoever asks the same next is answered by the provider."),
+    children: el(
+      "p",
+      {},
+      "It is gone everywhere when this is done. The provider answers whoever asks the same next.",
+    ),
     action: "Delete",
     danger: true,
     run: async () => {
@@ -94,7 +127,10 @@ async function patch(id, body, done) {
 }
 
 function listed(text) {
-  return text.split(",").map((tag) => tag.trim()).filter(Boolean);
+  return text
+    .split(",")
+    .map((tag) => tag.trim())
+    .filter(Boolean);
 }
 
 function readJson(text) {

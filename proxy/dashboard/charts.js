@@ -8,7 +8,11 @@ const FONT = "11px system-ui, sans-serif";
 const HOURS = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const DAYS = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const BOTH = new Intl.DateTimeFormat("en-GB", {
-  weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit",
+  weekday: "short",
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
 });
 
 // `series`: {name, colour, drawn, told, kind, scale}: what is drawn of a point, and what is told of
@@ -114,7 +118,12 @@ function axesOf(scales, span, colour) {
     size: 56,
     space: 36,
     side: place === 0 ? 3 : 1,
-    grid: { show: place === 0, stroke: colour("line"), width: 1, ...(log && { filter: onlyDecades }) },
+    grid: {
+      show: place === 0,
+      stroke: colour("line"),
+      width: 1,
+      ...(log && { filter: onlyDecades }),
+    },
     values: (_, splits) => splits.map((value) => (value === null ? "" : format(value))),
   }));
   return [times, ...others];

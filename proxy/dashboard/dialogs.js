@@ -28,13 +28,7 @@ export function confirm({ title, children, action, danger = false, run, wide = f
     const act = el("button", { type: "submit", class: danger ? "danger" : "primary" }, action);
     const cancel = button("Cancel", () => dialog.close());
     let done = false;
-    const form = el(
-      "form",
-      { onsubmit: submit },
-      children,
-      failed,
-      el("footer", {}, cancel, act),
-    );
+    const form = el("form", { onsubmit: submit }, children, failed, el("footer", {}, cancel, act));
     const dialog = open(title, form, { class: wide ? "wide" : null });
     dialog.addEventListener("close", () => resolve(done));
     if (danger) cancel.focus();

@@ -15,9 +15,12 @@
 
   function applyTheme() {
     const chosen = sessionStorage.getItem("theme");
-    if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
+    const isDark = chosen === null ? dark.matches : chosen === "dark";
+    document.documentElement.dataset.theme = isDark ? "dark" : "light";
   }
 
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  dark.addEventListener("change", applyTheme);
   takeToken();
   applyTheme();
 })();

@@ -2,12 +2,12 @@
 
 import * as address from "./address.js";
 import { ask } from "./api.js";
-import { preview } from "./conversation.js";
 import { notice } from "./dialogs.js";
 import { button, el, fill, unseen } from "./element.js";
 import { chosen, filterForm } from "./filters.js";
 import { moveByArrows } from "./keyboard.js";
 import { purge } from "./purge.js";
+import { preview } from "./turns.js";
 import { ago, ahead, bytes, count, moment, plural } from "./words.js";
 
 const PAGE = 50;
@@ -19,7 +19,15 @@ export function entriesView() {
   const table = el(
     "table",
     { class: "list", "aria-label": "Entries" },
-    el("thead", {}, el("tr", {}, HEADS.map((head) => el("th", { scope: "col" }, head)))),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        HEADS.map((head) => el("th", { scope: "col" }, head)),
+      ),
+    ),
     rows,
   );
   const told = el("p", { class: "told", role: "status" });
@@ -80,7 +88,9 @@ export function entriesView() {
     cursor = next;
     more.hidden = next === null;
     const shown = rows.children.length;
-    told.textContent = shown ? `${plural(shown, "entry", "entries")}${next ? ", and more" : ""}` : "";
+    told.textContent = shown
+      ? `${plural(shown, "entry", "entries")}${next ? ", and more" : ""}`
+      : "";
     table.hidden = shown === 0;
     purging.hidden = shown === 0;
     fill(below, shown === 0 && nothingFound(Object.keys(chosen(form.values())).length));
@@ -128,7 +138,11 @@ function rowOf(entry) {
     el("td", { class: "hits", "data-label": "hits" }, count(entry.hits)),
     el("td", { class: "size" }, bytes(entry.bytes)),
     el("td", { class: "stored", title: moment(entry.stored_at) }, ago(entry.stored_at)),
-    el("td", { class: "expires", title: moment(entry.expires_at), "data-label": "expires" }, endOf(entry)),
+    el(
+      "td",
+      { class: "expires", title: moment(entry.expires_at), "data-label": "expires" },
+      endOf(entry),
+    ),
   );
 }
 

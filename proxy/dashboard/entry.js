@@ -1,12 +1,12 @@
 // One entry, over whatever view it was chosen in: what was asked and answered, and its facts.
 
-import * as address from "./address.js";
 import { ask } from "./api.js";
-import { answered, asked, parsed, pretty, showTurns } from "./conversation.js";
 import { correct, remove, setLife, setPinned, setTags } from "./changes.js";
+import { pretty, showTurns } from "./conversation.js";
 import { notice, open } from "./dialogs.js";
 import { button, el, fill } from "./element.js";
 import { FULL } from "./session.js";
+import { answered, asked, parsed } from "./turns.js";
 import { ahead, ago, bytes, count, DASH, moment, money, took } from "./words.js";
 
 // `onChanged` is called once something was changed; closing it leads to `onClosed`.
@@ -96,7 +96,9 @@ function facts(entry) {
   return el(
     "dl",
     { class: "facts" },
-    Object.entries(told).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+    Object.entries(told).map(([name, value]) =>
+      el("div", {}, el("dt", {}, name), el("dd", {}, value)),
+    ),
     el("div", { class: "id" }, el("dt", {}, "Id"), el("dd", { class: "mono" }, entry.id)),
   );
 }

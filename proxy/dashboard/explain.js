@@ -1,23 +1,42 @@
-// Explains: what would become of a request, what became of those that missed, and how they differ
-// from what is stored.
+// Asks for explanations: of a request that is pasted, or of those that missed lately.
 
-import * as address from "./address.js";
 import { ask } from "./api.js";
-import { preview, pretty } from "./conversation.js";
 import { notice } from "./dialogs.js";
 import { button, el, fill } from "./element.js";
+import { explained, whyResult } from "./explanation.js";
 import { moveByArrows } from "./keyboard.js";
-import { ago, moment } from "./words.js";
+import { preview } from "./turns.js";
+import { ago } from "./words.js";
 
 const LAST = 20;
 const EXAMPLE = '{"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hello"}]}';
 
 export function explainView() {
-  const path = field("input", "Path", { name: "path", placeholder: "/v1/chat/completions", autocomplete: "off", spellcheck: "false" });
-  const headers = field("textarea", "Headers, one a line", { name: "headers", rows: 3, placeholder: "Authorization: Bearer sk-…", spellcheck: "false" });
-  const body = field("textarea", "Body", { name: "body", rows: 12, placeholder: EXAMPLE, required: true, spellcheck: "false" });
+  const path = field("input", "Path", {
+    name: "path",
+    placeholder: "/v1/chat/completions",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
+  const headers = field("textarea", "Headers, one a line", {
+    name: "headers",
+    rows: 3,
+    placeholder: "Authorization: Bearer sk-…",
+    spellcheck: "false",
+  });
+  const body = field("textarea", "Body", {
+    name: "body",
+    rows: 12,
+    placeholder: EXAMPLE,
+    required: true,
+    spellcheck: "false",
+  });
   const act = el("button", { type: "submit", class: "primary" }, "Explain");
-  const result = el("div", { class: "result", role: "region", "aria-label": "Explanation", tabindex: "-1" }, hint());
+  const result = el(
+    "div",
+    { class: "result", role: "region", "aria-label": "Explanation", tabindex: "-1" },
+    hint(),
+  );
   const misses = el("ul", { class: "misses" });
   const form = el(
     "form",
@@ -25,13 +44,29 @@ export function explainView() {
     path.label,
     body.label,
     headers.label,
-    el("p", { class: "muted" }, "Nothing is sent to a provider. A credential is hashed and dropped; without one, all entries are looked at."),
+    el(
+      "p",
+      { class: "muted" },
+      "Nothing is sent to a provider. A credential is hashed and dropped; ",
+      "without one, all entries are looked at.",
+    ),
     act,
   );
   const element = el(
     "section",
     { class: "explain", "aria-label": "Explain" },
-    el("div", {}, form, el("div", { class: "bar" }, el("h3", {}, "Missed lately"), button("Look again", show, { class: "quiet" })), misses),
+    el(
+      "div",
+      {},
+      form,
+      el(
+        "div",
+        { class: "bar" },
+        el("h3", {}, "Missed lately"),
+        button("Look again", show, { class: "quiet" }),
+      ),
+      misses,
+    ),
     result,
   );
   moveByArrows(misses, "button");
@@ -42,7 +77,12 @@ export function explainView() {
     try {
       const { requests } = await ask("why", { query: { last: LAST } });
       const rows = requests.map((each) => missRow(each, () => tell(whyResult(each))));
-      fill(misses, rows.length ? rows : el("li", { class: "muted" }, "Nothing has missed since this process began."));
+      fill(
+        misses,
+        rows.length
+          ? rows
+          : el("li", { class: "muted" }, "Nothing has missed since this process began."),
+      );
     } catch (error) {
       fill(misses, el("li", {}, notice(error)));
     }
@@ -70,7 +110,8 @@ export function explainView() {
   function tell(children) {
     fill(result, children);
     result.focus({ preventScroll: true });
-    if (result.getBoundingClientRect().top > innerHeight * 0.7) result.scrollIntoView({ block: "start" });
+    if (result.getBoundingClientRect().top > innerHeight * 0.7)
+      result.scrollIntoView({ block: "start" });
   }
 }
 
@@ -79,7 +120,12 @@ function hint() {
     "div",
     { class: "empty" },
     el("h2", {}, "Why does it miss?"),
-    el("p", {}, "Paste the body of a request, or choose one that missed: here it is told what the proxy makes of it, which stored entries are nearest, and in what they differ."),
+    el(
+      "p",
+      {},
+      "Paste the body of a request, or choose one that missed: here it is told what the proxy ",
+      "makes of it, which stored entries are nearest, and in what they differ.",
+    ),
   );
 }
 
@@ -98,7 +144,10 @@ function bodyOf(text) {
 }
 
 function headersOf(text) {
-  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  const lines = text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean);
   return Object.fromEntries(lines.map(headerOf));
 }
 
@@ -117,91 +166,15 @@ function missRow(miss, onclick) {
       [
         el("b", { class: "outcome", "data-outcome": miss.outcome }, miss.outcome),
         el("span", { class: "what" }, words),
-        el("small", {}, [miss.model, miss.client && `@${miss.client}`, ago(miss.time)].filter(Boolean).join(" · ")),
+        el(
+          "small",
+          {},
+          [miss.model, miss.client && `@${miss.client}`, ago(miss.time)]
+            .filter(Boolean)
+            .join(" · "),
+        ),
       ],
       onclick,
     ),
   );
-}
-
-function whyResult(why) {
-  const when = el("p", { class: "muted" }, `${moment(why.time)}, ${why.path}`);
-  return [verdict(why), when, differencesOf(why.nearest), keyOf(why)];
-}
-
-function explained(told) {
-  return [verdict(told), differencesOf(told.nearest), ignoredOf(told.ignored), keyOf(told)];
-}
-
-function verdict({ outcome, reasons, id }) {
-  return el(
-    "div",
-    { class: "verdict" },
-    el("h3", {}, el("b", { class: "outcome", "data-outcome": outcome }, outcome)),
-    el("ul", {}, reasons.map((reason) => el("li", {}, reason))),
-    outcome === "HIT" && address.isEntry(id) && el("p", {}, entryLink(id, "Show the entry")),
-  );
-}
-
-function entryLink(id, label) {
-  return el("a", { href: address.toEntry(id) }, label);
-}
-
-function differencesOf(nearest) {
-  if (nearest.length === 0) return null;
-  return el(
-    "section",
-    {},
-    el("h3", {}, "Nearest entries, and how they differ"),
-    nearest.map(nearestOne),
-  );
-}
-
-function nearestOne({ id, differences, more }) {
-  return el(
-    "article",
-    { class: "near" },
-    el("h4", {}, entryLink(id, `${id.slice(0, 12)}…`)),
-    el("ol", {}, differences.map(difference)),
-    more && el("p", { class: "muted" }, "They differ in other fields too."),
-  );
-}
-
-function difference(told) {
-  return el(
-    "li",
-    { class: "difference" },
-    el("code", {}, told.path),
-    el("dl", {}, side("stored", told), side("asked", told)),
-  );
-}
-
-function side(name, told) {
-  const value = told[name];
-  const shown = name in told ? el("pre", {}, typeof value === "string" ? value : pretty(value)) : "absent";
-  return [el("dt", {}, name), el("dd", { class: name }, shown)];
-}
-
-function ignoredOf(ignored) {
-  if (ignored.length === 0) return null;
-  return el(
-    "section",
-    {},
-    el("h3", {}, "Not in the key"),
-    el("dl", { class: "facts" }, ignored.map(({ path, why }) => el("div", {}, el("dt", { class: "mono" }, path), el("dd", {}, why)))),
-  );
-}
-
-function keyOf({ id, prompt, llm_string: how }) {
-  if (prompt === null) return null;
-  return el(
-    "details",
-    { class: "raw" },
-    el("summary", {}, "The key"),
-    el("dl", { class: "key" }, keyPart("Id", id), keyPart("Prompt", prompt), keyPart("All else", how)),
-  );
-}
-
-function keyPart(name, value) {
-  return [el("dt", {}, name), el("dd", {}, el("pre", {}, value))];
 }

@@ -13,7 +13,15 @@ const FIELDS = [
   { name: "client", label: "Client" },
   { name: "tag", label: "Tag" },
   { name: "run", label: "Run" },
-  { name: "expired", label: "Expired", choices: [["", "any"], ["false", "fresh"], ["true", "expired"]] },
+  {
+    name: "expired",
+    label: "Expired",
+    choices: [
+      ["", "any"],
+      ["false", "fresh"],
+      ["true", "expired"],
+    ],
+  },
   { name: "min_hits", label: "Hits, at least", type: "number" },
   { name: "stored_after", label: "Stored after", type: "datetime-local" },
   { name: "stored_before", label: "Stored before", type: "datetime-local" },
@@ -21,8 +29,13 @@ const FIELDS = [
 
 export function filterForm(onChange) {
   const text = el("input", {
-    type: "search", name: "text", placeholder: "Search prompts and answers", "aria-label": "Search prompts and answers",
-    minlength: 3, autocomplete: "off", spellcheck: "false",
+    type: "search",
+    name: "text",
+    placeholder: "Search prompts and answers",
+    "aria-label": "Search prompts and answers",
+    minlength: 3,
+    autocomplete: "off",
+    spellcheck: "false",
   });
   const inputs = [text, ...FIELDS.map(inputOf)];
   const summary = el("summary", {}, "Filters");
@@ -49,7 +62,9 @@ export function filterForm(onChange) {
   return { element, values, read, focus: () => text.focus() };
 
   function values() {
-    return Object.fromEntries(inputs.filter((each) => each.value).map((each) => [each.name, each.value]));
+    return Object.fromEntries(
+      inputs.filter((each) => each.value).map((each) => [each.name, each.value]),
+    );
   }
 
   function read(query) {
@@ -103,14 +118,21 @@ export function chosen(values) {
 // A filter in words: "model gpt-5, hits at least 3".
 export function inWords(query) {
   const labels = Object.fromEntries(FIELDS.map(({ name, label }) => [name, label.toLowerCase()]));
-  const said = Object.entries(query).map(([name, value]) => `${labels[name] ?? "with the words"} “${value}”`);
+  const said = Object.entries(query).map(
+    ([name, value]) => `${labels[name] ?? "with the words"} “${value}”`,
+  );
   return said.join(", ");
 }
 
 function inputOf({ name, type = "text", choices }) {
   if (choices) {
-    return el("select", { name }, choices.map(([value, label]) => el("option", { value }, label)));
+    return el(
+      "select",
+      { name },
+      choices.map(([value, label]) => el("option", { value }, label)),
+    );
   }
-  const more = type === "number" ? { min: 0, step: 1 } : { autocomplete: "off", spellcheck: "false" };
+  const more =
+    type === "number" ? { min: 0, step: 1 } : { autocomplete: "off", spellcheck: "false" };
   return el("input", { name, type, ...more });
 }

@@ -8,8 +8,14 @@ import { CLIENT, FIGURES, FULL } from "./session.js";
 const LOOK_MS = 10_000;
 const WHO = {
   [FULL]: ["full access", "This token may do all."],
-  [FIGURES]: ["figures only", "This token reads figures; what was asked and answered is not shown."],
-  [CLIENT]: ["own entries", "This is a client's token: it shows that client's entries, and no others."],
+  [FIGURES]: [
+    "figures only",
+    "This token reads figures; what was asked and answered is not shown.",
+  ],
+  [CLIENT]: [
+    "own entries",
+    "This is a client's token: it shows that client's entries, and no others.",
+  ],
 };
 const MODES = {
   normal: "Answers come from the cache where they can; what is fetched is stored.",
@@ -22,8 +28,15 @@ const THEMES = { light: "dark", dark: "light" };
 
 // `tabs`: the views by name and label. `onTheme` is called once colours have changed.
 export function pageHead(place, { tabs, onTheme, onLeave }) {
-  const links = Object.entries(tabs).map(([name, label]) => [name, el("a", { href: `#${name}` }, label)]);
-  const nav = el("nav", { "aria-label": "Views" }, links.map(([, link]) => link));
+  const links = Object.entries(tabs).map(([name, label]) => [
+    name,
+    el("a", { href: `#${name}` }, label),
+  ]);
+  const nav = el(
+    "nav",
+    { "aria-label": "Views" },
+    links.map(([, link]) => link),
+  );
   const mode = button("", () => changeMode(told, setMode), { class: "mode quiet", hidden: true });
   const cache = el("span", { class: "health", hidden: true });
   const who = el("span", { class: "who", hidden: true });
@@ -110,7 +123,9 @@ async function changeMode({ mode, everywhere }, onChanged) {
     ),
   );
   const form = el("fieldset", {}, el("legend", { class: "unseen" }, "Mode"), choices);
-  const reach = everywhere ? "It holds for all who use this cache." : "It holds for this process only.";
+  const reach = everywhere
+    ? "It holds for all who use this cache."
+    : "It holds for this process only.";
   await confirm({
     title: "Mode of the proxy",
     children: [form, el("p", { class: "muted" }, reach)],
@@ -124,11 +139,11 @@ async function changeMode({ mode, everywhere }, onChanged) {
 }
 
 function currentTheme() {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  return document.documentElement.dataset.theme;
 }
 
 function nameTheme(theme) {
-  fill(theme, THEMES[currentTheme()] === "dark" ? "Dark" : "Light");
-  theme.setAttribute("aria-label", `Turn ${THEMES[currentTheme()]}`);
+  const other = THEMES[currentTheme()];
+  fill(theme, other === "dark" ? "Dark" : "Light");
+  theme.setAttribute("aria-label", `Turn ${other}`);
 }

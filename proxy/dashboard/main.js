@@ -2,7 +2,7 @@
 
 import * as address from "./address.js";
 import { role as roleOf, whenUnauthorized } from "./api.js";
-import { el, fill } from "./element.js";
+import { fill } from "./element.js";
 import { entriesView } from "./entries.js";
 import { entrance } from "./entrance.js";
 import { openEntry } from "./entry.js";
@@ -20,9 +20,10 @@ const OPEN_TO = {
   [CLIENT]: ["entries", "explain"],
 };
 const MAKE = {
-  overview: (role) => figuresView(role === FULL ? { onModel: byField("model"), onClient: byField("client") } : {}),
+  overview: (role) =>
+    figuresView(role === FULL ? { onModel: byField("model"), onClient: byField("client") } : {}),
   entries: entriesView,
-  live: tailView,
+  live: (role) => tailView({ linked: role === FULL }),
   explain: explainView,
 };
 
@@ -73,10 +74,13 @@ function stayOutside(refused) {
   dialog?.close();
   [role, views] = [null, {}];
   head.admit(null, []);
-  fill(place, entrance(refused, (given) => {
-    keepToken(given);
-    enter();
-  }));
+  fill(
+    place,
+    entrance(refused, (given) => {
+      keepToken(given);
+      enter();
+    }),
+  );
 }
 
 function follow() {

@@ -31,7 +31,12 @@ export async function purge(filter, onDone) {
   const whole = Object.keys(filter).length === 0;
   const children = [
     el("p", {}, whole ? "All entries of this cache." : `All entries with ${inWords(filter)}.`),
-    el("fieldset", { onchange: choose }, el("legend", { class: "unseen" }, "What is done"), choices),
+    el(
+      "fieldset",
+      { onchange: choose },
+      el("legend", { class: "unseen" }, "What is done"),
+      choices,
+    ),
     preview,
   ];
   const asked = confirm({ title: "Purge entries", children, action: "Purge", danger: true, run });

@@ -11,7 +11,8 @@ const MAX_ROWS = 300;
 const RETRY_MS = 2000;
 const HEADS = ["Time", "Outcome", "Model", "Took", "Tokens", "Size", "Saved", "Client"];
 
-export function tailView() {
+// `linked`: whether lines lead to entries.
+export function tailView({ linked }) {
   const rows = el("tbody", {});
   const state = el("span", { class: "state", "data-state": "connecting" }, "connecting");
   const pausing = button("Pause", pause, { "aria-pressed": "false" });
@@ -21,12 +22,24 @@ export function tailView() {
     "div",
     { class: "empty" },
     el("h2", {}, "Waiting for requests"),
-    el("p", {}, "Each request to this host's proxy is a line here, from now on. Prompts are not told."),
+    el(
+      "p",
+      {},
+      "Each request to this host's proxy is a line here, from now on. Prompts are not told.",
+    ),
   );
   const table = el(
     "table",
     { class: "list tail", "aria-label": "Requests", hidden: true },
-    el("thead", {}, el("tr", {}, HEADS.map((head) => el("th", { scope: "col" }, head)))),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        HEADS.map((head) => el("th", { scope: "col" }, head)),
+      ),
+    ),
     rows,
   );
   const element = el(
@@ -84,7 +97,7 @@ export function tailView() {
 
   function add(told) {
     if (told.length === 0) return;
-    rows.prepend(...told.map(rowOf).reverse());
+    rows.prepend(...told.map((event) => rowOf(event, linked)).reverse());
     while (rows.children.length > MAX_ROWS) rows.lastChild.remove();
     table.hidden = false;
     waiting.hidden = true;
@@ -111,12 +124,13 @@ export function tailView() {
   }
 }
 
-function rowOf(event) {
+function rowOf(event, linked) {
   const outcome = event.outcome ?? "ERROR";
   const what = event.model || event.path;
-  const name = address.isEntry(event.entry_id)
-    ? el("a", { href: address.toEntry(event.entry_id), class: "cover" }, what)
-    : what;
+  const name =
+    linked && address.isEntry(event.entry_id)
+      ? el("a", { href: address.toEntry(event.entry_id), class: "cover" }, what)
+      : what;
   return el(
     "tr",
     { "data-outcome": outcome },
@@ -126,14 +140,21 @@ function rowOf(event) {
     el("td", { class: "took" }, took(event.seconds)),
     el("td", { class: "tokens" }, tokensOf(event)),
     el("td", { class: "size" }, bytes(event.answer_bytes)),
-    el("td", event.saved_usd ? { class: "saved", "data-label": "saved" } : { class: "saved" }, savedBy(event)),
+    el(
+      "td",
+      event.saved_usd ? { class: "saved", "data-label": "saved" } : { class: "saved" },
+      savedBy(event),
+    ),
     el("td", { class: "who" }, event.client),
   );
 }
 
 function reasonOf({ status, reason, age, time, cut }) {
   const failed = status >= 400 ? `status ${status}` : "";
-  const old = age === null || age === undefined ? "" : ago(new Date(Date.parse(time) - age * 1000), Date.parse(time));
+  const old =
+    age === null || age === undefined
+      ? ""
+      : ago(new Date(Date.parse(time) - age * 1000), Date.parse(time));
   return [failed, reason, old, cut && "cut"].filter(Boolean).join(", ");
 }
 

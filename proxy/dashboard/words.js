@@ -4,7 +4,11 @@ export const DASH = "–";
 
 const COUNT = new Intl.NumberFormat("en");
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
-const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const CLOCK = new Intl.DateTimeFormat("en-GB", {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
 const MOMENT = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 const MINUTE = 60;
@@ -76,7 +80,8 @@ export function ahead(time, now = Date.now()) {
 export function moment(time) {
   if (time === null) return "never";
   const date = new Date(time);
-  return Number.isNaN(date.getTime()) ? String(time) : MOMENT.format(date); // an import may say anything
+  // An import may say anything.
+  return Number.isNaN(date.getTime()) ? String(time) : MOMENT.format(date);
 }
 
 export function clock(time) {
