@@ -30,8 +30,9 @@ PACKAGES = ("proxy", "cache_backends")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # The extras whose drivers the command and the image have; LangChain is of use to who has it anyway.
 STORES = ["postgres", "redis"]
-# Brought by what is declared; and by who imports an old cache, in the version that has filled it.
-NOT_DECLARED = {"pydantic-core", "langchain-openai"}
+# Brought by what is declared; by who imports an old cache, in the version that has filled it; by
+# pytest itself, which alone loads its plugin.
+NOT_DECLARED = {"pydantic-core", "langchain-openai", "pytest"}
 
 
 def pins(name: str) -> dict[str, str]:
