@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.hits import (
     ALONE,
     BARE,
+    FEWER,
     LANELESS,
     LARGE,
     MANY,
@@ -15,7 +16,6 @@ from benchmarks.hits import (
     PLAIN,
     SDK,
     STREAM,
-    WORKLOADS,
 )
 from benchmarks.rows import Row, at_least, at_most, ms, per_s, us
 from benchmarks.samples import Samples
@@ -42,10 +42,9 @@ Of = Callable[[str, str], float]
 
 
 def hit_rows(samples: Samples) -> Iterator[Row]:
-    for workload in WORKLOADS:
-        if workload is not ALONE:
-            for whom in (OURS, LANELESS):
-                yield from _rates(samples, workload.what, whom)
+    for workload in (PLAIN, SDK, LARGE, STREAM, MANY, FEWER):
+        for whom in (OURS, LANELESS):
+            yield from _rates(samples, workload.what, whom)
     for whom in (OURS, LANELESS):
         yield from _times(samples, f"p50 at {ALONE.connections} connection", whom, samples.p50)
         yield from _times(samples, f"p99 at {ALONE.connections} connection", whom, samples.p99)

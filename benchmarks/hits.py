@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks import load, nginx, wire, wrk
@@ -52,14 +53,26 @@ STREAM = Workload(
     wire.asking("stream", model=f"stream:{STREAM_CHUNKS}:0.0", stream=True),
 )
 MANY = Workload("10,000 different, 1 kB answered", wire.asking("many", 10_000))
+FEWER = Workload("2,000 different, 1 kB answered", wire.asking("many", 2_000))
 ALONE = Workload("1 connection, 1 kB answered", wire.asking("plain"), connections=1)
 WORKLOADS = (PLAIN, SDK, LARGE, STREAM, MANY, ALONE)
+# Where there is no time to fill the caches with all of that.
+QUICK = (PLAIN, SDK, LARGE, STREAM, FEWER, ALONE)
 
 OURS, LANELESS, NGINX, BARE = "proxy", "proxy, hit_lane = false", "nginx", "bare uvicorn"
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
+
+    rounds: int = 5
+    seconds: int = 1
+    workloads: tuple[Workload, ...] = WORKLOADS
+
+
 def measure(
-    servers: Servers, provider: Started, rounds: int, seconds: int, samples: Samples, say: Say
+    servers: Servers, provider: Started, plan: Plan, samples: Samples, say: Say
 ) -> list[str]:
     """Take samples of all that can be measured here; return what the reader has to know."""
     notes = []
@@ -71,18 +84,19 @@ def measure(
         notes.append(nginx.MISSING)
     if wrk.program() is None:
         notes.append(wrk.MISSING)
-    bares = {model: servers.bare(f"bare-{number}", model) for number, model in enumerate(_models())}
-    for workload in WORKLOADS:
+    models = dict.fromkeys(workload.asking.model for workload in plan.workloads)
+    bares = {model: servers.bare(f"bare-{number}", model) for number, model in enumerate(models)}
+    for workload in plan.workloads:
         say(f"hits: {workload.what}, warming up")
         for cache in caches.values():
             warm(cache, workload.asking)
     asked = servers.asked(provider)
-    for number in range(rounds):
-        for workload in WORKLOADS:
-            say(f"hits: {workload.what}, round {number + 1} of {rounds}")
+    for number in range(plan.rounds):
+        for workload in plan.workloads:
+            say(f"hits: {workload.what}, round {number + 1} of {plan.rounds}")
             bare = Cache(bares[workload.asking.model], b"200 OK")
             for whom, cache in {**caches, BARE: bare}.items():
-                asking = asking_of(cache, workload, seconds)
+                asking = asking_of(cache, workload, plan.seconds)
                 samples.take(workload.what, whom, cache.server, asking)
     if more := servers.asked(provider) - asked:
         raise UnexpectedError(f"{more} of what should be hits went to the provider")
@@ -136,7 +150,3 @@ def _proxies(servers: Servers, provider: Started) -> Iterator[tuple[str, Cache]]
         off = {"LLM_CACHE_PROXY_SERVER__HIT_LANE": "false"}
         started = servers.proxy("laneless", provider, servers.sqlite("laneless"), **off)
         yield LANELESS, Cache(started, HIT)
-
-
-def _models() -> list[str]:
-    return list(dict.fromkeys(workload.asking.model for workload in WORKLOADS))

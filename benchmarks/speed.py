@@ -29,7 +29,7 @@ class Plan:
     """How much is measured."""
 
     rounds: int = 5
-    hit_s: int = 1
+    hits: hits.Plan = field(default_factory=hits.Plan)
     miss_s: float = 1.0
     footprints: int = 3
     flows: flows.Plan = field(default_factory=flows.Plan)
@@ -38,6 +38,7 @@ class Plan:
 
 QUICK = Plan(
     rounds=1,
+    hits=hits.Plan(rounds=1, workloads=hits.QUICK),
     miss_s=0.5,
     footprints=1,
     flows=flows.QUICK,
@@ -67,7 +68,7 @@ class Table:
 def _hits(cores: Cores, plan: Plan, table: Table, say: Say) -> None:
     samples = Samples()
     with _provided(cores) as (servers, provider):
-        table.notes += hits.measure(servers, provider, plan.rounds, plan.hit_s, samples, say)
+        table.notes += hits.measure(servers, provider, plan.hits, samples, say)
     table.rows += hit_rows(samples)
     table.disturbed = min(table.disturbed, samples.disturbed())
 

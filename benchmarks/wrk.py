@@ -6,6 +6,7 @@ It costs a fifth of what one in Python does, so that servers faster than that ca
 from __future__ import annotations
 
 import json
+import random
 import resource
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ MISSING = (
 )
 _SCRIPT = """
 local before, after, different = {before}, {after}, {different}
-local requests, last = {{}}, -1
+local requests, last = {{}}, {first} - 1
 
 for number = 0, math.max(different, 1) - 1 do
     requests[number] = before .. string.format("%09d", number) .. after
@@ -81,9 +82,10 @@ def measure(wrk: str, port: int, connections: int, seconds: int, asking: Asking)
 
 
 def script(asking: Asking) -> str:
-    return _SCRIPT.format(
-        before=_lua(asking.before), after=_lua(asking.after), different=asking.different
-    )
+    # Not from the beginning each time: the last ones would never be asked for.
+    first = random.randrange(max(asking.different, 1))
+    before, after = _lua(asking.before), _lua(asking.after)
+    return _SCRIPT.format(before=before, after=after, different=asking.different, first=first)
 
 
 def rate(printed: str, cpu_s: float) -> Rate:

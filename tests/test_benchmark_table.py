@@ -219,10 +219,11 @@ def test_what_is_above_is_not_said_again() -> None:
 
 def test_what_is_missing_is_told(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without nginx and wrk the proxy's hits are measured beside bare uvicorn, and it says so."""
-    monkeypatch.setattr(hits, "WORKLOADS", (PLAIN,))
+    monkeypatch.setattr(hits, "has_lane", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     samples = Samples()
-    notes = hits.measure(servers, servers.provider(), 1, 1, samples, lambda _: None)
+    plan = hits.Plan(rounds=1, workloads=(PLAIN,))
+    notes = hits.measure(servers, servers.provider(), plan, samples, lambda _: None)
     assert notes == [nginx.MISSING, wrk.MISSING]
     assert not samples.has(PLAIN.what, NGINX)
     assert samples.per_s(PLAIN.what, OURS) > 0
