@@ -70,7 +70,7 @@ function latencyTable({ hits, misses, upstream }) {
   const rows = [
     ["Hits", hits],
     ["Misses", misses],
-    ["of it the provider", upstream],
+    ["The provider's part", upstream],
   ];
   return table(
     "How long it took",

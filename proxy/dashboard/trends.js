@@ -33,7 +33,7 @@ export function trends() {
     scales: { y: { format: (value) => saved.format(value) } },
     series: [
       series(
-        "Together",
+        "In all",
         "accent",
         "bars",
         (point) => point.saved[saved.name],
