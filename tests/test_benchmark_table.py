@@ -10,17 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import hits, load, nginx, rows, wire, wrk
+from benchmarks import hits, load, nginx, rows, streams, wire, wrk
+from benchmarks.backends import Measured, Results
 from benchmarks.flows import DIRECT, PROXIED, Flows
 from benchmarks.hit_rows import TARGETS, hit_rows
 from benchmarks.hits import BARE, LANELESS, NGINX, OURS, PLAIN, WORKLOADS
 from benchmarks.load import Rate, UnexpectedError
-from benchmarks.other_rows import equal_row, flow_rows
+from benchmarks.other_rows import equal_row, flow_rows, store_rows
 from benchmarks.peers import peer_row
 from benchmarks.rows import Row
 from benchmarks.samples import Sample, Samples
 from benchmarks.servers import Cores, Servers, running
+from benchmarks.stores import STORES, Work
 from benchmarks.streams import Flow
+from benchmarks.worker import Filled, Speed
+from proxy.dialects.pieces import PIECE_CHARS
 
 UNPINNED = Cores(None, None)
 PRINTED = (
@@ -95,6 +99,12 @@ def test_a_provider_answers_each_and_counts(servers: Servers) -> None:
         assert body == wire.whole(wire.MODEL, asking.word(number).decode())
     load.ask_each(provider.port, requests, connections=7)
     assert servers.asked(provider) == 100
+
+
+def test_a_streamed_hit_has_as_many_chunks(servers: Servers) -> None:
+    """The provider's chunks are as long as those that the proxy makes, and complete."""
+    assert len(wire.piece(PLAIN.asking.word(0).decode(), 499)) == PIECE_CHARS
+    assert streams.flow(servers.provider().port, "alone", 10).chunks_per_s > 0
 
 
 def test_figures_of_wrk() -> None:
@@ -198,6 +208,19 @@ def test_the_first_chunk_is_compared_with_direct() -> None:
     assert (first.figure, first.target, first.mark) == ("0.400 ms", "<= 0.5 ms", "reached")
     assert (chunks.ratio, chunks.target, chunks.mark) == ("0.60", ">= 0.7 x", "short")
     assert (forwarded.ratio, forwarded.mark) == ("0.75", "")
+
+
+def test_growth_is_the_worse_of_time_and_cpu() -> None:
+    """Neighbours flatter a rate, but take no processor time: both must bear the size."""
+    work = Work("lookup")
+    store = next(store for store in STORES if store.title == "memory")
+    measured = Measured(store, [1_000, 1_000_000])
+    measured.filled[1_000_000] = Filled(1.0, 1936, 2_500.0)
+    measured.speeds[work, 1_000] = [Speed(1000.0, 0.0, 0.0, 1e-6)]
+    measured.speeds[work, 1_000_000] = [Speed(1000.0, 0.0, 0.0, 1.5e-6)]
+    space, lookups = store_rows(Results([measured]))
+    assert (space.figure, space.measure) == ("2,384 MiB", "memory, RSS per million entries")
+    assert (lookups.ratio, lookups.by_cpu, lookups.mark) == ("1.00", "1.50", "short")
 
 
 def test_targets_are_counted() -> None:
