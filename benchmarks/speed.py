@@ -56,7 +56,8 @@ class Table:
         """What the reader has to know."""
         judged = sum(bool(row.target) for row in self.rows)
         if judged:
-            yield f"{judged - rows.short(self.rows)} of {judged} targets are reached."
+            reached = judged - rows.short(self.rows)
+            yield f"{reached} of {judged} targets are reached; of rate and CPU the worse counts."
         if self.disturbed < _UNDISTURBED:
             yield (
                 f"The servers got only {self.disturbed:.0%} of their core: rates tell of other"
