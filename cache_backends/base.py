@@ -176,6 +176,15 @@ class EntryCache(BaseCache):
         """Return the entry if it is at hand without waiting (in memory), else `None`."""
         return None
 
+    def glance(self, id: str) -> object | None:
+        """Return what stands for the entry that `peek` would find: the same object for as long as
+        that is the very same entry, and one that can be weakly referenced. Never raises.
+
+        It counts as a use as `peek` does, but nothing is unpacked. `None`: not at hand, or it
+        cannot be told.
+        """
+        return None
+
     @abstractmethod
     async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
         """Return one entry or `None` for each key, in order."""

@@ -140,6 +140,17 @@ class MemoryCache(ManagedCache):
         known = self._unpacked.get(key.id)
         return known[1] if known is not None and known[0] is held else self._unpack(key, held)
 
+    def glance(self, id: str) -> object | None:
+        cell = self._cells.get(id)
+        if cell is None:
+            return None
+        until = cell.value[5]
+        if until is not None and until <= self._clock():
+            return None
+        if cell.hits < MAX_HITS:
+            cell.hits += 1
+        return cell  # another value has another cell
+
     def _unpack(self, key: Key, held: Packed) -> Entry:
         entry = unpacked_as(key, held)
         with self._lock:

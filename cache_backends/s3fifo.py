@@ -22,11 +22,11 @@ SMALL_SHARE = 0.1
 MAX_HITS = 3
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Cell(Generic[V]):
     """A value, the bytes it counts for, and how often it was asked for since it was last judged.
 
-    `counted` is its owner's: it stays when the value is replaced.
+    Another value has another cell. `counted` is its owner's: it stays when the value is replaced.
     """
 
     value: V

@@ -100,6 +100,12 @@ class TieredCache(SyncCalls, StoreCalls):
             self._read_soon()
         return self._memory.peek(key) if left > 0 else None
 
+    def glance(self, id: str) -> object | None:
+        left = self._trusted_until - self._monotonic()
+        if left < self._lease_s / 2:
+            self._read_soon()
+        return self._memory.glance(id) if left > 0 else None
+
     async def get_many(self, keys: Sequence[Key]) -> list[Entry | None]:
         if not self.trusted:
             self._read_soon()  # while the store is asked

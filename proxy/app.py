@@ -41,6 +41,7 @@ from proxy.fetch import Fetcher
 from proxy.flights import Flights
 from proxy.forecast import Forecaster
 from proxy.journal import Journal, as_json, for_people
+from proxy.lane import Lane
 from proxy.ledger import Ledger
 from proxy.local_token import TokenError, local_token
 from proxy.metrics import Metrics
@@ -169,6 +170,7 @@ def create_app(
     catalogue = Catalogue(
         cache, dialects=DIALECTS, stale_s=settings.cache.stale_if_error_s, clock=clock
     )
+    lane = Lane(store, switch, listener=listener, found=tally.found, clock=clock)
     providers = build_providers(settings)
     forecaster = Forecaster(
         calls=Calls(providers=providers, dialects=DIALECTS, access=access),
@@ -185,12 +187,14 @@ def create_app(
         access=access,
         dialects=DIALECTS,
         listener=listener,
+        lane=lane,
         honour_control=settings.cache.honour_cache_control,
         max_cacheable_body=settings.server.max_cacheable_body,
         send_timeout_s=settings.server.send_timeout_s,
     )
     return Application(
         llm=llm,
+        lane=lane,
         ops=build_ops(
             [ops_router(health), build_metrics(settings, gate, ledger, standing)],
             gate,

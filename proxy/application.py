@@ -13,6 +13,7 @@ from cache_backends.cassette import CassetteCache
 from proxy.engine import Engine
 from proxy.flights import Flights
 from proxy.journal import Journal, in_all, summary
+from proxy.lane import LANE, Lane
 from proxy.ledger import Ledger
 from proxy.modes import READ_S, Switch
 from proxy.routes.llm import LLMRoute
@@ -38,6 +39,7 @@ class Application:
         self,
         *,
         llm: LLMRoute,
+        lane: Lane,
         ops: FastAPI,
         engine: Engine,
         store: Store,
@@ -51,6 +53,7 @@ class Application:
         cassette: CassetteCache | None = None,
     ) -> None:
         self._llm = llm
+        self.lane = lane
         self.ops = ops
         self.engine = engine
         self.store = store
@@ -73,6 +76,8 @@ class Application:
                 await self.start()
             await self._llm(scope, receive, send)
         elif scope["type"] == "lifespan":
+            if "state" in scope:  # not every server has it
+                scope["state"][LANE] = self.lane
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})

@@ -20,7 +20,9 @@ from proxy.models import Headers
 from proxy.routes.caller import ABORT_EXTENSION, LEAVING_EXTENSION, WHOLE_EXTENSION
 
 _NOT_HTTP = "This cannot be read as an HTTP/1.1 request; the connection is closed."
-_HEAD_TOO_LARGE = "The head of this request is above {} KiB; the connection is closed."
+_HEAD_TOO_LARGE = "The head of this request is above {}; the connection is closed."
+# RFC 9112, 3.2: two proxies that read another of several might not see the same request.
+_NO_ONE_HOST = "A request names one Host, once; the connection is closed."
 # For how long more of a request that was refused is read, and thrown away: closing at once would
 # reset the connection, and the refusal be lost on its way. RFC 9112, 9.6.
 _LINGER_S = 1.0
@@ -36,6 +38,7 @@ class Protocol(HttpToolsProtocol):
 
     # Request heads above this are no API client's; uvicorn's httptools would read on for ever.
     max_head_bytes: ClassVar[int] = 64 * 2**10
+    max_headers: ClassVar[int] = 256
     # From the first byte of a head to its last: who takes longer only holds a place.
     head_deadline_s: ClassVar[float] = 10.0
 
@@ -73,9 +76,12 @@ class Protocol(HttpToolsProtocol):
             self._expect_more()
         elif self._deadline is None and not self._busy and self.timeout_keep_alive_task is None:
             # Only line ends, which may stand before a request: the connection is as idle as it was.
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._set_keep_alive(self.timeout_keep_alive)
+
+    def _set_keep_alive(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -116,6 +122,11 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._head_bytes > self.max_head_bytes and self._head_size() > self.max_head_bytes:
             self._fault = self._too_large()
+        elif len(self.headers) > self.max_headers:
+            self._fault = HeadTooLarge(_HEAD_TOO_LARGE.format(f"{self.max_headers} headers"))
+        elif not self._has_one_host():
+            self._fault = BadRequest(_NO_ONE_HOST)
+        if self._fault is not None:
             raise self._fault  # which stops the parser
         self._in_head = False
         self._head_bytes = 0
@@ -152,8 +163,12 @@ class Protocol(HttpToolsProtocol):
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
+    def _has_one_host(self) -> bool:
+        hosts = [name for name, _ in self.headers].count(b"host")
+        return hosts == 1 or (hosts == 0 and self.parser.get_http_version() < "1.1")
+
     def _too_large(self) -> ProxyError:
-        return HeadTooLarge(_HEAD_TOO_LARGE.format(self.max_head_bytes // 2**10))
+        return HeadTooLarge(_HEAD_TOO_LARGE.format(f"{self.max_head_bytes // 2**10} KiB"))
 
     def _refuse(self, error: ProxyError) -> None:
         """Answer what cannot be read, and take no more on this connection."""

@@ -135,7 +135,7 @@ class Replies:
         self, inquiry: Inquiry, body: bytes, facts: AnswerFacts, event: Event, told: Headers
     ) -> Reply:
         kind = sse.CONTENT_TYPE if inquiry.ask.stream else b"application/json"
-        headers = [(b"content-type", kind), (inquiry.dialect.request_id, _request_id()), *told]
+        headers = [(b"content-type", kind), (inquiry.dialect.request_id, request_id()), *told]
         event.status = 200
         event.input_tokens, event.output_tokens = facts.input_tokens, facts.output_tokens
         return Reply(200, headers, body, event, partial(self._listener, event))
@@ -213,5 +213,5 @@ _PROCESS = token_hex(8)
 _NUMBERS = count(1)
 
 
-def _request_id() -> bytes:
+def request_id() -> bytes:
     return f"req_{_PROCESS}{next(_NUMBERS):016x}".encode()

@@ -32,6 +32,7 @@ from proxy.application import Application
 from proxy.config import Settings, environment_of, load_settings
 from proxy.errors import ConfigError
 from proxy.journal import utc
+from proxy.lane_protocol import LaneProtocol
 from proxy.logs import configure_logging
 from proxy.metrics import FOLDER, mark_process_dead
 from proxy.protocol import Protocol
@@ -339,7 +340,7 @@ class _QuietServer(uvicorn.Server):
 def _options(settings: Settings) -> dict[str, Any]:
     server = settings.server
     return {
-        "http": Protocol,
+        "http": LaneProtocol if server.hit_lane else Protocol,
         "ws": "none",
         "lifespan": "on",
         "log_config": None,

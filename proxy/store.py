@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import operator
 import secrets
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Literal, TypeGuard, TypeVar
 
@@ -29,6 +31,9 @@ from cache_backends.tiered import TieredCache
 log = logging.getLogger("proxy.store")
 
 _T = TypeVar("_T")
+
+# Entries at hand: their ids, and what stands for them there.
+Held = tuple[tuple[str, weakref.ref[object]], ...]
 
 # Saves that may wait for the backend at a time; past it an answer is delivered and not kept.
 MAX_PENDING_SAVES = 1000
@@ -191,6 +196,23 @@ class Store:
                 return None
             found.append(entry)
         return found
+
+    def hold(self, keys: Sequence[Key], found: Sequence[Entry]) -> Held | None:
+        """What tells whether these entries, just found under these keys, are still at hand."""
+        marks = [self._cache.glance(key.id) for key in keys]
+        again = self.peek(keys)  # after the marks: those of older entries would be of no use
+        if again is None or None in marks or not all(map(operator.is_, again, found)):
+            return None
+        return tuple((key.id, weakref.ref(mark)) for key, mark in zip(keys, marks, strict=True))
+
+    def holds(self, held: Held) -> bool:
+        """Are they still at hand, the very same? Counts as a use of each."""
+        glance = self._cache.glance
+        for name, mark in held:
+            now = glance(name)
+            if now is None or now is not mark():
+                return False
+        return True
 
     @property
     def seen(self) -> int:

@@ -19,6 +19,7 @@ from hypothesis import settings
 from cache_backends import EntryCache, MemoryCache
 from proxy.app import create_app
 from proxy.config import load_settings
+from proxy.lane_protocol import LaneProtocol
 from proxy.protocol import Protocol
 from tests.fakes.aimock import Aimock, StartAimock
 from tests.fakes.live_proxy import LiveProxy, StartProxy
@@ -39,6 +40,23 @@ if TYPE_CHECKING:
 # The machine may be busy: a slow example is not a failing one.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--hit-lane",
+        choices=("on", "off"),
+        default="on",
+        help="off: run the tests that ask a served proxy, and serve it without the hit lane",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("hit_lane") == "on":
+        return
+    asking = [item for item in items if "proxy" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in asking])
+    items[:] = asking
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -126,12 +144,17 @@ async def aimock(tmp_path: Path) -> AsyncIterator[StartAimock]:
 
 @pytest_asyncio.fixture
 async def proxy(
-    provider: FakeProvider, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    provider: FakeProvider,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> StartProxy:
     """`await proxy(cache={"ttl": 60})`: a served proxy with these settings before the provider.
 
-    Its cache is in memory unless another is named, or handed over as `backend`.
+    Its cache is in memory unless another is named, or handed over as `backend`. What hits once is
+    in its hit lane, unless that is off.
     """
+    lane = {"hit_lane": request.config.getoption("hit_lane") == "on"}
 
     for name in [name for name in os.environ if name.startswith("LLM_CACHE_PROXY_")]:
         monkeypatch.delenv(name)
@@ -145,8 +168,12 @@ async def proxy(
             backend = MemoryCache(max_bytes=2**26, clock=clock)
         sections["upstream"] = {"base_url": provider.base_url} | sections.get("upstream", {})
         sections["cache"] = {"url": "memory://"} | sections.get("cache", {})
-        app = create_app(load_settings(overrides=sections), cache=backend, clock=clock or time.time)
-        origin = await serve(app, http=Protocol, ws="none", server_header=False)
+        sections["server"] = lane | sections.get("server", {})
+        settings = load_settings(overrides=sections)
+        app = create_app(settings, cache=backend, clock=clock or time.time)
+        app.lane.times = 1
+        http = LaneProtocol if settings.server.hit_lane else Protocol
+        origin = await serve(app, http=http, ws="none", server_header=False)
         return LiveProxy(app, origin, provider)
 
     return start

@@ -80,6 +80,8 @@ class Server(Section):
     """Misses in flight; more get 503 and Retry-After, hits are still served."""
     max_backlog: Size = 512 * 2**20
     """What all answers in flight may hold in memory; past it they go at their readers' pace."""
+    hit_lane: bool = True
+    """Answer requests that come again and again from rendered bytes, before anything is parsed."""
 
     @property
     def url(self) -> str:

@@ -18,6 +18,7 @@ from proxy.dialects.base import Dialect
 from proxy.engine import Engine
 from proxy.errors import NotCached, NotSupported, PlainHttpOnly, ProxyError
 from proxy.inquiry import Inquiry
+from proxy.lane import Lane
 from proxy.memo import Memo, RequestBytes, bytes_of
 from proxy.models import Call, Control, Event, Headers, Outcome, Passing, Reply
 from proxy.providers import Providers, Route, error_dialect, split_directives
@@ -48,6 +49,7 @@ class LLMRoute:
         access: Access,
         dialects: Mapping[str, Dialect],
         listener: Callable[[Event], None],
+        lane: Lane,
         honour_control: bool = True,
         max_cacheable_body: int = 32 * 2**20,
         send_timeout_s: float = 30.0,
@@ -57,13 +59,14 @@ class LLMRoute:
         self._access = access
         self._dialects = dialects
         self._listener = listener
+        self._lane = lane
         self._honour_control = honour_control
         self._max_cacheable_body = max_cacheable_body
         self._send_timeout_s = send_timeout_s
         self._memo = Memo()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = _Exchange(Caller(scope, receive, send, self._send_timeout_s))
+        exchange = _Exchange(scope, Caller(scope, receive, send, self._send_timeout_s))
         try:
             await self._answer(scope, exchange)
         except ProxyError as error:
@@ -150,6 +153,8 @@ class LLMRoute:
         exchange.reply = self._engine.at_hand(inquiry)
         if exchange.reply is not None:
             await exchange.caller.send(exchange.reply)
+            if exchange.caller.finished:
+                self._lane.offer(exchange.scope, inquiry, exchange.reply)
             return
         exchange.dialect, exchange.inquiry = inquiry.dialect, inquiry
 
@@ -212,7 +217,8 @@ class LLMRoute:
 class _Exchange:
     """One request and its reply, from the first byte to the last."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, scope: Scope, caller: Caller) -> None:
+        self.scope = scope
         self.caller = caller
         self.provider = self.client = self.trace_id = ""
         self.dialect: Dialect | None = None
