@@ -31,6 +31,7 @@ from cache_backends.shared import (
     Page,
     Purge,
     PurgeLog,
+    is_as_read,
 )
 
 # How many entries lie there unpacked at most, and what part of all bytes they may be: as objects
@@ -208,24 +209,25 @@ class MemoryCache(ManagedCache):
                 removed += self.discard(name)
         return removed
 
-    async def amend(self, entries: Sequence[Entry]) -> None:
+    async def amend(self, entries: Sequence[Entry]) -> list[bool]:
         """Put entries in the place of those with their ids; one is there all the time.
 
-        Each was read and changed: one that is gone since stays so. What was being fetched is not
-        stored over them.
+        Each was read and changed: one that is gone since stays so, or another by now. What was
+        being fetched is not stored over them. Tell of each whether it was put.
         """
-        kept = [entry for entry in entries if self._is_there(entry.key.id)]
-        if not kept:
-            return
-        with self._lock:
-            number = self._note(Filter(ids=tuple(entry.key.id for entry in kept)))
-        await self.put_many([replace(entry, seen=number) for entry in kept])
+        told = [self._is_as_read(entry) for entry in entries]
+        kept = [entry for entry, is_kept in zip(entries, told, strict=True) if is_kept]
+        if kept:
+            with self._lock:
+                number = self._note(Filter(ids=tuple(entry.key.id for entry in kept)))
+            await self.put_many([replace(entry, seen=number) for entry in kept])
+        return told
 
-    def _is_there(self, id: str) -> bool:
+    def _is_as_read(self, entry: Entry) -> bool:
         """Not so while a purge covers it that has not come to it yet."""
-        held = self._with_id(id)
+        held = self._with_id(entry.key.id)
         with self._lock:
-            return held is not None and not self._known.covers(held)
+            return held is not None and is_as_read(entry, held) and not self._known.covers(held)
 
     def covered(self, entry: Entry) -> bool:
         with self._lock:

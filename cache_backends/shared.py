@@ -239,10 +239,11 @@ class ManagedCache(ListedCache):
         """
 
     @abstractmethod
-    async def amend(self, entries: Sequence[Entry]) -> None:
+    async def amend(self, entries: Sequence[Entry]) -> list[bool]:
         """Put entries in the place of those with their ids; complete as a purge is.
 
-        Each was read and changed: one that is gone since stays so. `seen` is set here.
+        Each was read and changed: one that is gone since stays so, and so does one that is another
+        by now. `seen` tells that; here it is set anew. Tell of each whether it was put.
         """
 
 
@@ -282,6 +283,11 @@ class SharedCache(ListedCache):
     @abstractmethod
     async def release(self, name: str, holder: str) -> None:
         """Give the lease back, if it is this holder's."""
+
+
+def is_as_read(entry: Entry, held: Entry) -> bool:
+    """Is what is held what this one was made of?"""
+    return (held.seen, held.stored_at) == (entry.seen, entry.stored_at)
 
 
 def preview_of(beginning: bytes) -> str:

@@ -23,6 +23,7 @@ from cache_backends.shared import (
     Purge,
     PurgeLog,
     SharedCache,
+    is_as_read,
 )
 from cache_backends.steady import steady
 from cache_backends.tiered_store import StoreCalls
@@ -154,15 +155,16 @@ class TieredCache(SyncCalls, StoreCalls):
         self._read_soon()
         return removed
 
-    async def amend(self, entries: Sequence[Entry]) -> None:
+    async def amend(self, entries: Sequence[Entry]) -> list[bool]:
         """Put entries in the place of those with their ids, everywhere; one is there all the time.
 
-        Each was read and changed: one that is gone since stays so. Complete when it returns: nobody
-        answers from the old ones after that, nor stores over the new ones what he began to fetch
-        before. `CacheError` if the store cannot be reached.
+        Each was read and changed: one that is gone since stays so, or another by now; of two who
+        change the same at once, one may be told so. Complete when it returns: nobody answers from
+        the old ones after that, nor stores over the new ones what he began to fetch before. Tell of
+        each whether it was put. `CacheError` if the store cannot be reached.
         """
         if not entries:
-            return
+            return []
         # All drop from memory what is named. What is being fetched is stored later than these were,
         # and so purged; the old ones are not, or they would be missed until the new ones are there.
         last = max(entry.stored_at for entry in entries)
@@ -170,15 +172,20 @@ class TieredCache(SyncCalls, StoreCalls):
         number = await self._shared.announce(fetched)
         await self._read()
         held = await self._held_now(entries)
-        kept = [replace(e, seen=number) for e, old in zip(entries, held, strict=True) if old]
+        kept = [
+            replace(entry, seen=number)
+            for entry, old in zip(entries, held, strict=True)
+            if old is not None and is_as_read(entry, old)
+        ]
         await self._shared.put_many(kept)
         # Now that they are there, once more for those who have read an old one since the first.
         await self._shared.announce(fetched)
         announced_at = self._monotonic()
         await self._read()
         await self._until_all_know(announced_at)
-        await self._put_back(kept)
+        stayed = await self._put_back(kept)
         self._read_soon()
+        return [entry.key.id in stayed for entry in entries]
 
     async def delete(self, id: str) -> bool:
         return await self.purge(Filter(ids=(id,))) > 0
@@ -256,15 +263,21 @@ class TieredCache(SyncCalls, StoreCalls):
         known_at = announced_at + self._lease_s + EARLY_S
         await asyncio.sleep(max(0.0, known_at - self._monotonic()))
 
-    async def _put_back(self, entries: Sequence[Entry]) -> None:
+    async def _put_back(self, entries: Sequence[Entry]) -> set[str]:
         """Store again what was stored over by those who did not know of it, as nobody finds that.
 
-        What came after it stays, and what a purge has covered meanwhile is gone.
+        What came after it stays, and what a purge has covered meanwhile is gone. Tell of which
+        nobody has put another change of the same in its place.
         """
         held = await self._held_now(entries)
         lost = [entry for entry, now in zip(entries, held, strict=True) if now is None]
         if lost:
             await self.put_many(lost)
+        return {
+            entry.key.id
+            for entry, now in zip(entries, held, strict=True)
+            if now is None or now.stored_at != entry.stored_at or now.seen == entry.seen
+        }
 
     async def _held_now(self, entries: Sequence[Entry]) -> list[Entry | None]:
         """What the store has in their places, and no purge covers."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from cache_backends.base import (
@@ -32,6 +33,8 @@ READ_S = 30.0
 WRITE_S = 600.0
 # Entries that are looked through at a time, and purged under one row of the log.
 BATCH = 1000
+# How often a change is begun anew because somebody else has changed the same meanwhile.
+TRIES = 20
 # Rows that are waited for at a time: each takes a lease, however little there is to delete.
 PURGES_AT_ONCE = 8
 ID_BYTES = 32  # SHA-256
@@ -162,18 +165,35 @@ class Catalogue:
         """
         softened = 0
         async for page in self.pages(which):
-            now = self._clock()
-            for batch in _batches(_due(page, now)):
-                found = await self._by_ids([each.id for each in batch])
-                due = [entry for entry in found if entry and _is_due(entry, now)]
-                over = [self._expired(entry, now) for entry in due]
-                await self._amend(over)
-                softened += len(over)
+            for batch in _batches(_due(page, self._clock())):
+                softened += await self._soften([each.id for each in batch])
         return softened
+
+    async def _soften(self, ids: Sequence[str]) -> int:
+        """Expire these; again those that somebody else has changed meanwhile."""
+        softened, found = 0, await self._by_ids(ids)
+        for _ in range(TRIES):
+            now = self._clock()
+            due = [entry for entry in found if entry and _is_due(entry, now)]
+            amended = await self._amend([self._expired(entry, now) for entry in due])
+            ids = [entry.key.id for entry, is_so in zip(due, amended, strict=True) if not is_so]
+            if not ids:
+                return softened + len(due)
+            found = await self._by_ids(ids)
+            # The other's change may be one of what was expired here.
+            again = [entry for entry in found if entry and _is_due(entry, now)]
+            softened += len(due) - len(again)
+        raise CacheError(f"{len(ids)} entries are changed by others all the time")
 
     async def change(self, id: str, change: Change) -> Summary:
         """Give an entry another end, other tags, or pin it; NotThere."""
-        summary, entry = await self.entry(id)
+        summary, entry = await self._revise(id, partial(self._changed, change))
+        try:
+            return (await self.entry(id))[0]
+        except NotThere:  # its end was in the past
+            return Summary.of(entry, summary.bytes, summary.prompt, summary.hits)
+
+    def _changed(self, change: Change, entry: Entry) -> Entry:
         ends = _ends(entry)
         if change.endless:
             ends = (None, None)
@@ -182,18 +202,17 @@ class Catalogue:
             ends = (expires_at, expires_at + self._window(entry))
         pinned = entry.pinned if change.pinned is None else change.pinned
         tags = entry.tags if change.tags is None else change.tags
-        entry = _with_ends(replace(entry, tags=tags), ends, pinned)
-        await self._amend([entry])
-        try:
-            return (await self.entry(id))[0]
-        except NotThere:  # its end was in the past
-            return Summary.of(entry, summary.bytes, summary.prompt, summary.hits)
+        return _with_ends(replace(entry, tags=tags), ends, pinned)
 
     async def correct(
         self, id: str, *, text: str | None = None, generations: list[Generation] | None = None
     ) -> None:
         """Put another answer in the place of an entry's; NotThere, BadRequest."""
-        _, entry = await self.entry(id)
+        await self._revise(id, partial(self._corrected, text, generations))
+
+    def _corrected(
+        self, text: str | None, generations: list[Generation] | None, entry: Entry
+    ) -> Entry:
         if generations is None:
             generations = correction.with_text(entry.generations, text or "")
         correction.require_json(generations)
@@ -201,7 +220,16 @@ class Catalogue:
         if dialect is not None:
             correction.check(entry, dialect, generations, text)
         about = {**entry.about, "corrected": utc(self._clock())}
-        await self._amend([replace(entry, generations=generations, about=about)])
+        return replace(entry, generations=generations, about=about)
+
+    async def _revise(self, id: str, revised: Callable[[Entry], Entry]) -> tuple[Summary, Entry]:
+        """Put what an entry becomes in its place; again, of what others have made it meanwhile."""
+        for _ in range(TRIES):
+            summary, entry = await self.entry(id)
+            entry = revised(entry)
+            if all(await self._amend([entry])):
+                return summary, entry
+        raise CacheError(f"the entry {id} is changed by others all the time")
 
     def _expired(self, entry: Entry, now: float) -> Entry:
         until = now + self._window(entry)
@@ -222,9 +250,8 @@ class Catalogue:
     async def _purge(self, filter: Filter) -> int:
         return await _within(WRITE_S, self.cache.purge(filter))
 
-    async def _amend(self, entries: Sequence[Entry]) -> None:
-        if entries:
-            await _within(WRITE_S, self.cache.amend(entries))
+    async def _amend(self, entries: Sequence[Entry]) -> list[bool]:
+        return await _within(WRITE_S, self.cache.amend(entries))
 
 
 async def _within(seconds: float, call: Awaitable[_T]) -> _T:

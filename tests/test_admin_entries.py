@@ -279,6 +279,24 @@ async def test_an_entry_is_given_another_end_and_tags(
     assert (await asker(client, live)(MINE)).headers["x-cache"] == "HIT"
 
 
+async def test_changes_at_once_undo_none_of_each_other(
+    opened: Open, client: httpx.AsyncClient
+) -> None:
+    """Of tags, a pin and a correction that are all claimed, all are there."""
+    live, admin = await opened()
+    path = f"/entries/{(await asker(client, live)()).headers['x-llm-cache-id']}"
+    answers = await asyncio.gather(
+        admin.patch(path, json={"tags": ["eval"]}),
+        admin.put(path, json={"text": "corrected"}),
+        admin.delete("/entries", params={"stale": "true"}),
+        admin.patch(path, json={"pinned": True}),
+    )
+    assert [answer.status_code for answer in answers] == [200] * 4
+    entry = (await admin.get(path)).json()
+    assert (entry["tags"], entry["pinned"]) == (["eval"], True)
+    assert (entry["generations"][0]["text"], bool(entry["corrected"])) == ("corrected", True)
+
+
 async def test_a_pinned_entry_gets_its_end_back(opened: Open, client: httpx.AsyncClient) -> None:
     """Pinned it has none; a second pin does not forget the first's, and a new ttl waits."""
     live, admin = await opened(cache={"ttl": 60})

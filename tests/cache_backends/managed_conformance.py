@@ -141,6 +141,17 @@ class ManagedConformance(ListedConformance):
         assert await cache.purge(Filter(tag="new")) == 1
         assert await answers(cache, [entry]) == [None]
 
+    async def test_what_was_changed_since_it_was_read_stays(
+        self, cache: ManagedCache, clock: FakeClock
+    ) -> None:
+        """Whoever changes it on what he read before would undo that; he is told so."""
+        first, second = await store(cache, clock, [{}, {}])
+        assert await cache.amend([replace(first, generations=RIGHT)]) == [True]
+        late = [replace(each, tags=("late",)) for each in (first, second)]
+        assert await cache.amend(late) == [False, True]
+        assert await answers(cache, [first]) == [RIGHT]
+        assert await chosen(cache, Filter(tag="late")) == [1]
+
     async def test_amending_nothing_is_no_error(self, cache: ManagedCache) -> None:
         """And changes nothing."""
         await cache.amend([])

@@ -74,7 +74,9 @@ async def test_nobody_is_told_less_than_what_was_said_before_he_asked(
 
     readers = [asyncio.create_task(read(cache)) for cache in caches * 2]
     for number in range(1, ROUNDS + 1):
-        await one.amend([replace(entry, generations=[Generation(str(number))])])
+        (held,) = await one.by_ids([entry.key.id])
+        assert held is not None
+        assert await one.amend([replace(held, generations=[Generation(str(number))])]) == [True]
         said = number
     over = True
     await asyncio.gather(*readers)
