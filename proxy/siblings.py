@@ -76,12 +76,22 @@ class Siblings:
             async with asyncio.timeout(ANSWER_S):
                 reader, writer = await _opened(place, path, headers)
                 try:
-                    return orjson.loads(await reader.read(MAX_ANSWER_BYTES))
+                    return orjson.loads(await _whole(reader))
                 finally:
                     writer.close()
         except (OSError, TimeoutError, ValueError) as exc:
             log.debug("%s does not answer: %s", place.name, type(exc).__name__)
             return None
+
+
+async def _whole(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the end; ValueError if it is too much."""
+    answer = bytearray()
+    while piece := await reader.read(MAX_LINE_BYTES):
+        answer += piece
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise ValueError("the answer is too long")
+    return bytes(answer)
 
 
 def is_relayed(headers: Headers) -> bool:
