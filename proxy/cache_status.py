@@ -11,6 +11,8 @@ from proxy.models import Headers, Outcome
 
 # The name of this cache in Cache-Status, a structured-field token.
 NAME = "llm-cache-proxy"
+# RFC 9111 1.2.2: what is more counts as this; and structured fields have no such numbers.
+MAX_SECONDS = 2**31
 
 
 class Telling(NamedTuple):
@@ -35,7 +37,7 @@ def tell(telling: Telling) -> Headers:
     """Return the headers that say it."""
     headers = [(b"cache-status", _member(telling)), (b"x-cache", _X_CACHE[telling.outcome])]
     if telling.age is not None:
-        headers.append((b"age", b"%d" % max(0, floor(telling.age))))
+        headers.append((b"age", b"%d" % max(0, min(floor(telling.age), MAX_SECONDS))))
     if telling.entry_id:
         headers.append((b"x-llm-cache-id", telling.entry_id.encode()))
     if telling.timings:
@@ -70,7 +72,8 @@ def _member(telling: Telling) -> bytes:
     implied = _FORWARDED.get(telling.outcome)
     member = f"{NAME}; hit" if implied is None else _forwarded(telling, implied)
     if telling.ttl_left is not None:
-        member += f"; ttl={floor(telling.ttl_left)}"
+        left = max(-MAX_SECONDS, min(floor(telling.ttl_left), MAX_SECONDS))
+        member += f"; ttl={left}"
     if telling.detail:
         member += f"; detail={_token_or_string(telling.detail)}"
     return member.encode()

@@ -9,7 +9,12 @@ from typing import Any
 
 from cache_backends.base import Entry, Key, digest
 from proxy.dialects.base import Dialect
+from proxy.dialects.facts import count
 from proxy.models import AnswerFacts, Ask, Call, Mode, Question, Verdict
+
+# No answer takes so many seconds or costs so much. What an entry says of itself may come from
+# anywhere, and it would be in the sums for all time.
+MAX_AMOUNT = 1e6
 
 
 @dataclass(slots=True)
@@ -48,23 +53,26 @@ class Rendering:
 
 def _seconds(entry: Entry) -> float:
     """What the provider took to make it."""
-    seconds = entry.about.get("seconds")
-    return float(seconds) if isinstance(seconds, int | float) else 0.0
+    return _amount(entry, "seconds") or 0.0
 
 
 def usd_of(entries: Iterable[Entry]) -> float | None:
     """What making these entries cost; `None` if that is not known of any."""
-    told = [entry.about.get("usd") for entry in entries]
-    known = [usd for usd in told if isinstance(usd, int | float)]
+    known = [usd for entry in entries if (usd := _amount(entry, "usd")) is not None]
     return round(sum(known), 12) if known else None
 
 
 def tokens_of(entries: Iterable[Entry]) -> int:
     """The tokens that making these entries took."""
-    told = [
-        entry.about.get(name) for entry in entries for name in ("input_tokens", "output_tokens")
-    ]
-    return sum(tokens for tokens in told if isinstance(tokens, int))
+    names = ("input_tokens", "output_tokens")
+    return sum(count(entry.about, name) or 0 for entry in entries for name in names)
+
+
+def _amount(entry: Entry, name: str) -> float | None:
+    found = entry.about.get(name)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    return found if 0 <= found <= MAX_AMOUNT else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TextIO
 
@@ -29,6 +29,8 @@ MAX_WAITING = 10_000
 GATHER_S = 0.05
 # Paths and reasons that have been warned of once.
 MAX_WARNED = 100
+# From the year 1 to the year 9999: RFC 3339 has no others, and those of entries may be any numbers.
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 _DIM, _BOLD, _RED, _GREEN, _YELLOW, _PLAIN = (f"\x1b[{code}m" for code in (2, 1, 31, 32, 33, 0))
 _COLOURS = {
@@ -128,7 +130,8 @@ def utc(at: float) -> str:
 
 @lru_cache(maxsize=4)
 def _second(at: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
+    at = min(max(at, _FIRST_SECOND), _LAST_SECOND)
+    return datetime.fromtimestamp(at, UTC).replace(tzinfo=None).isoformat()
 
 
 def for_people(at: float, event: Event, colour: bool = True) -> str:

@@ -96,6 +96,41 @@ async def test_entries_that_nobody_will_find_are_told(
         assert bound.json()["unreachable"] == 0
 
 
+HOSTILE: list[dict[str, Any]] = [
+    {"about": {"usd": -1.7e308, "seconds": 1.7e308, "input_tokens": 2**64 - 1}},
+    {"about": {"usd": True, "seconds": [1], "model": {"a": 1}, "client": 5, "dialect": None}},
+    {"about": {"pinned": True, "unpinned": [1e300, True]}},
+    {"stored_at": -1e300},
+    {"stored_at": 1e300, "expires_at": 1e300, "retained_until": 1e300},
+]
+
+
+@pytest.mark.parametrize("said", HOSTILE)
+async def test_what_lines_say_breaks_no_list_and_no_sum(
+    start: Start, client: httpx.AsyncClient, said: dict[str, Any]
+) -> None:
+    """They may come from anywhere: times and amounts that cannot be are not believed."""
+    old, new = await start("old"), await start("new")
+    await asker(client, old)()
+    async with AdminClient(old.origin) as of_old, AdminClient(new.origin) as of_new:
+        entry = lines(await of_old.get("/export"))[0]
+        entry["generations"][0]["generation_info"]["envelope"]["usage"] = {
+            "prompt_tokens": 2**64 - 1,
+            "completion_tokens": -(2**63),
+        }
+        entry |= said | {"about": entry["about"] | said.get("about", {})}
+        imported = await of_new.post("/import", content=orjson.dumps(entry))
+        assert imported.json()["imported"] == 1
+        for _ in range(2):
+            assert (await asker(client, new)()).headers["x-cache"] == "HIT"
+            stats = (await of_new.get("/stats")).json()
+        assert stats["covers"] == "all processes"
+        assert stats["hits"] == 2
+        assert all(0 <= amount < 10 for amount in stats["saved"].values())
+        for path in ("/entries", f"/entries/{entry['id']}", "/stats/history", "/export"):
+            assert (await of_new.get(path)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("scope", "headers", "who"),
     [

@@ -9,6 +9,9 @@ import orjson
 
 from proxy.models import Bill
 
+# No answer has so many. Who says so would spoil sums that are kept for all time.
+MAX_TOKENS = 10**9
+
 
 def usage_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
     """The usage that an answer tells; empty if it tells none."""
@@ -17,9 +20,9 @@ def usage_of(envelope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count(usage: Mapping[str, Any], name: str) -> int | None:
-    """One count of a usage; `None` if it is not told, or is no whole number."""
+    """One count of a usage; `None` if it is not told, or is no number of tokens."""
     value = usage.get(name)
-    return value if type(value) is int else None
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
 
 
 def bill_of(envelope: Mapping[str, Any], read: str, written: str) -> Bill:

@@ -54,6 +54,14 @@ def test_cache_status(telling: Telling, expected: bytes) -> None:
     assert cache_status(telling) == b"llm-cache-proxy; " + expected
 
 
+@pytest.mark.parametrize(("far", "told"), [(1e300, 2**31), (-1e300, -(2**31))])
+def test_times_that_cannot_be_are_told_as_very_long(far: float, told: int) -> None:
+    """Of an entry that came from anywhere: no client has to read hundreds of digits."""
+    headers = dict(tell(Telling(Outcome.HIT, age=far, ttl_left=far)))
+    assert headers[b"age"] == b"%d" % max(0, told)
+    assert members(headers[b"cache-status"]) == [("llm-cache-proxy", {"hit": True, "ttl": told})]
+
+
 def test_a_hit_says_its_age_and_id() -> None:
     """A stored answer comes with Age in whole seconds and the id that the admin API takes."""
     headers = tell(Telling(Outcome.HIT, entry_id="ab12", age=3.9))
