@@ -144,7 +144,8 @@ class Replies:
         listener.leave()
         if event.outcome is not Outcome.COLLAPSED:
             self._recent.fetched(inquiry, flight, event)
-        event.reason = event.reason or flight.reason
+        # Why it was not looked for says nothing of what may be stored.
+        event.reason = flight.reason if inquiry.verdict.may_write else event.reason
         event.upstream_seconds, event.usd = round(flight.upstream_s, 6), flight.usd
         if flight.facts is not None:
             event.input_tokens = flight.facts.input_tokens

@@ -15,7 +15,7 @@ from tests.fakes.admin import FULL, READ, TOKENS, bearing
 from tests.fakes.chat import MINE, asker, own
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.prometheus import samples
-from tests.fakes.provider import FakeProvider
+from tests.fakes.provider import Answer, FakeProvider
 
 PRICED = {"prices": {"m": {"input": 1_000_000.0, "output": 2_000_000.0}}}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -98,6 +98,22 @@ async def test_what_is_not_stored_has_a_reason(
     assert sum(stats["bypasses_by_reason"].values()) == stats["bypasses"] == 2
     assert "path not cached" in stats["bypasses_by_reason"]
     assert sum(stats["errors_by_reason"].values()) == stats["errors"] == 1
+
+
+async def test_what_is_fetched_anew_and_stored_was_not_refused(
+    proxy: StartProxy, client: httpx.AsyncClient, events: list[Event]
+) -> None:
+    """Only what is then not stored, for its own reason."""
+    live = await proxy(admin=TOKENS)
+    ask = asker(client, live)
+    await ask(own("no-cache"))
+    assert (await told(client, live))["refused_by_reason"] == {}
+    live.provider.script(Answer(status=429))
+    await ask(own("no-cache"))
+    stats = await told(client, live)
+    assert (stats["stored"], stats["misses"]) == (1, 2)
+    assert (stats["refused"], stats["refused_by_reason"]) == (1, {"status 429": 1})
+    assert [event.reason for event in events] == ["", "status 429"]
 
 
 async def test_history_has_points(proxy: StartProxy, client: httpx.AsyncClient) -> None:
