@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import entries
-from benchmarks.scale.counted import commands, cpu_s, processes, told_of
+from benchmarks.scale.counted import commands, cpu_s, cpu_s_since, processes, told_of
 from benchmarks.scale.tables import Table
 from cache_backends import SharedCache, open_cache
 
@@ -75,28 +76,25 @@ async def measure(server: Server, times: int) -> Costs:
     """Each call so many times, one after the other."""
     counts = await _commands(server, times)
     costs: dict[str, Cost] = {}
-    cache = server.open("cpu")
-    for name, (_, call) in CALLS.items():
-        await call(cache, 0)  # connected, and prepared
-        pids = await processes(server.url)
-        before = cpu_s(pids)
-        for each in range(times):
-            await call(cache, each)
-        costs[name] = Cost(counts[name], 1e6 * (cpu_s(pids) - before) / times)
-    await cache.aclose()
+    async with aclosing(server.open("cpu")) as cache:
+        for name, (_, call) in CALLS.items():
+            await call(cache, 0)  # connected, and prepared
+            before = cpu_s(await processes(server.url))
+            for each in range(times):
+                await call(cache, each)
+            costs[name] = Cost(counts[name], 1e6 * cpu_s_since(before) / times)
     return costs
 
 
 async def _commands(server: Server, times: int) -> dict[str, float]:
     counts: dict[str, float] = {}
-    cache = server.open("commands", telling=True)
-    for name, (_, call) in CALLS.items():
-        await call(cache, 0)
-        async with commands(server.url, server.log) as counted:
-            for each in range(times):
-                await call(cache, each)
-        counts[name] = counted.total() / times
-    await cache.aclose()
+    async with aclosing(server.open("commands", telling=True)) as cache:
+        for name, (_, call) in CALLS.items():
+            await call(cache, 0)
+            async with commands(server.url, server.log) as counted:
+                for each in range(times):
+                    await call(cache, each)
+            counts[name] = counted.total() / times
     return counts
 
 

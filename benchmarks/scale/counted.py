@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,12 @@ async def _monitored(url: str, counted: Commands) -> AsyncIterator[None]:
     async with redis.Redis.from_url(url) as client, client.monitor() as monitor:
         listening = asyncio.create_task(_listen(monitor, counted))
         await client.echo(_BEGIN)
-        yield
-        await client.echo(_END)
-        await listening
+        try:
+            yield
+            await client.echo(_END)
+            await listening
+        finally:
+            listening.cancel()
 
 
 async def _listen(monitor: Any, counted: Commands) -> None:
@@ -123,7 +126,16 @@ async def processes(url: str) -> list[int]:
     return [pid for (pid,) in found]
 
 
-def cpu_s(processes: Iterable[int]) -> float:
-    """Processor time of these so far."""
-    times = (Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii") for pid in processes)
-    return sum(int(told.split()[0]) for told in times) / 1e9
+def cpu_s(processes: Iterable[int]) -> dict[int, float]:
+    """Processor time so far of each of these that still runs: one of the last cache's may end."""
+    times = {}
+    for pid in processes:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            told = Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii")
+            times[pid] = int(told.split()[0]) / 1e9
+    return times
+
+
+def cpu_s_since(before: Mapping[int, float]) -> float:
+    """What they took together since then."""
+    return sum(now - before[pid] for pid, now in cpu_s(before).items())

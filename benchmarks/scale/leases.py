@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from benchmarks import entries
@@ -14,7 +15,7 @@ from benchmarks.scale.counted import Calls
 from benchmarks.scale.demand import Mix, log_reads, per_second, sent_for
 from benchmarks.scale.tables import Table
 from benchmarks.scale.traffic import SEED
-from cache_backends import MemoryCache, SQLiteCache, TieredCache
+from cache_backends import MemoryCache, SharedCache, SQLiteCache, TieredCache
 from cache_backends.shared import Filter
 from cache_backends.tiered import EARLY_S, LEASE_S
 
@@ -48,14 +49,14 @@ async def _reads(file: Path, rate: float, seconds: float) -> int:
     calls = Calls(store)
     cache = TieredCache(MemoryCache(max_bytes=2**20), store, monotonic=lambda: now)
     asked = entries.entry(0)
-    await cache.put(asked)
-    calls.made.clear()
     draw = random.Random(SEED)
-    while (now := now + draw.expovariate(rate)) < seconds:
-        if cache.peek(asked.key) is None:
-            await cache.get(asked.key)
-        await calls.quiet()
-    await cache.aclose()
+    async with aclosing(cache):
+        await cache.put(asked)
+        calls.made.clear()
+        while (now := now + draw.expovariate(rate)) < seconds:
+            if cache.peek(asked.key) is None:
+                await cache.get(asked.key)
+            await calls.quiet()
     return calls.made["purges"]
 
 
@@ -83,26 +84,32 @@ async def _purge(
     server: Server, workers: int, lease_s: float, seconds: float, purges: int
 ) -> tuple[float, float]:
     """Log reads a second, and how long a purge takes."""
-    store = server.open(f"purge_{workers}_{1000 * lease_s:.0f}")
-    caches = [
-        TieredCache(MemoryCache(max_bytes=2**20), store, lease=lease_s) for _ in range(workers)
-    ]
-    asking = [asyncio.create_task(_ask_again_and_again(cache)) for cache in caches]
-    await caches[0].put(entries.entry(0))
-    calls = Calls(store)
-    began = time.perf_counter()
+    async with aclosing(server.open(f"purge_{workers}_{1000 * lease_s:.0f}")) as store:
+        caches = [
+            TieredCache(MemoryCache(max_bytes=2**20), store, lease=lease_s) for _ in range(workers)
+        ]
+        asking = [asyncio.create_task(_ask_again_and_again(cache)) for cache in caches]
+        try:
+            await caches[0].put(entries.entry(0))
+            reads = await _reads_a_second(store, seconds)
+            took = sorted([await _purge_once(caches[0]) for _ in range(purges)])
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+    return reads, took[len(took) // 2]
+
+
+async def _reads_a_second(store: SharedCache, seconds: float) -> float:
+    calls, began = Calls(store), time.perf_counter()
     await asyncio.sleep(seconds)
-    reads = calls.made["purges"] / (time.perf_counter() - began)
-    took = []
-    for _ in range(purges):
-        began = time.perf_counter()
-        await caches[0].purge(Filter(ids=(entries.key(0).id,)))
-        took.append(time.perf_counter() - began)
-    for task in asking:
-        task.cancel()
-    await asyncio.wait(asking)
-    await store.aclose()
-    return reads, sorted(took)[len(took) // 2]
+    return calls.made["purges"] / (time.perf_counter() - began)
+
+
+async def _purge_once(cache: TieredCache) -> float:
+    began = time.perf_counter()
+    await cache.purge(Filter(ids=(entries.key(0).id,)))
+    return time.perf_counter() - began
 
 
 async def _ask_again_and_again(cache: TieredCache) -> None:
@@ -142,18 +149,16 @@ async def sums_table(servers: Sequence[tuple[Server, Costs]], seconds: float) ->
 
 async def _added_a_second(server: Server, at_once: int, seconds: float) -> float:
     _, add = CALLS["add_counts"]
-    store = server.open("sums")
-    await asyncio.gather(*(add(store, 0) for _ in range(at_once)))  # connected, and prepared
-    began = time.perf_counter()
+    async with aclosing(server.open("sums")) as store:
+        await asyncio.gather(*(add(store, 0) for _ in range(at_once)))  # connected, and prepared
+        began = time.perf_counter()
 
-    async def work() -> int:
-        added = 0
-        while time.perf_counter() < began + seconds:
-            await add(store, 0)
-            added += 1
-        return added
+        async def work() -> int:
+            added = 0
+            while time.perf_counter() < began + seconds:
+                await add(store, 0)
+                added += 1
+            return added
 
-    added = sum(await asyncio.gather(*(work() for _ in range(at_once))))
-    took = time.perf_counter() - began
-    await store.aclose()
-    return added / took
+        added = sum(await asyncio.gather(*(work() for _ in range(at_once))))
+        return added / (time.perf_counter() - began)
