@@ -15,7 +15,7 @@ from tests.fakes.admin import FULL, READ, TOKENS, bearing
 from tests.fakes.chat import MINE, asker, own
 from tests.fakes.live_proxy import LiveProxy, StartProxy
 from tests.fakes.prometheus import samples
-from tests.fakes.provider import Answer, FakeProvider
+from tests.fakes.provider import Answer, FakeProvider, Gate
 
 PRICED = {"prices": {"m": {"input": 1_000_000.0, "output": 2_000_000.0}}}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -114,6 +114,27 @@ async def test_what_is_fetched_anew_and_stored_was_not_refused(
     assert (stats["stored"], stats["misses"]) == (1, 2)
     assert (stats["refused"], stats["refused_by_reason"]) == (1, {"status 429": 1})
     assert [event.reason for event in events] == ["", "status 429"]
+
+
+async def test_who_leaves_before_the_answer_is_counted(
+    proxy: StartProxy, client: httpx.AsyncClient, events: list[Event]
+) -> None:
+    """As a request that the cache did not answer, and that was cut."""
+    live = await proxy(admin=TOKENS)
+    live.provider.always = Answer(gate=(gate := Gate()))
+    asking = asyncio.create_task(asker(client, live)())
+    await gate.reached()
+    asking.cancel()
+    async with asyncio.timeout(10):
+        while not events:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+    await gate.open()
+    (event,) = events
+    assert (event.outcome, event.status, event.cut, event.model) == ("MISS", 499, True, "m")
+    await live.settled()
+    stats = await told(client, live)
+    assert (stats["requests"], stats["misses"], stats["stored"]) == (1, 1, 1)
+    assert stats["refused_by_reason"] == {}
 
 
 async def test_history_has_points(proxy: StartProxy, client: httpx.AsyncClient) -> None:

@@ -31,6 +31,9 @@ log = logging.getLogger("proxy.routes.llm")
 # RFC 10008 QUERY is what a POST to these paths means: safe, and the body is part of the key.
 ASKING_METHODS = frozenset({"POST", "QUERY"})
 
+# Told to nobody but the log; as nginx calls it.
+CALLER_LEFT = 499
+
 _WEBSOCKETS = (
     "WebSockets cannot be cached and are not carried. Use the HTTP endpoints, or give the "
     "client the provider's own address for its WebSocket URL."
@@ -77,9 +80,21 @@ class LLMRoute:
             log.exception("a request failed by a fault of the proxy")
             await self._tell(scope, exchange, ProxyError(_OWN_FAULT))
         finally:
+            if exchange.reply is None and exchange.inquiry is not None:
+                exchange.reply = self._of_one_who_left(exchange.inquiry)
             exchange.end()
             if exchange.reply is not None and exchange.reply.close is not None:
                 await exchange.reply.close()
+
+    def _of_one_who_left(self, inquiry: Inquiry) -> Reply:
+        """What is counted of a caller who did not wait for the beginning of the answer."""
+        verdict = inquiry.verdict
+        asks_the_cache = verdict.may_read or verdict.may_write
+        event = event_of(inquiry, Outcome.MISS if asks_the_cache else Outcome.BYPASS)
+        event.status = CALLER_LEFT
+        if asks_the_cache:
+            event.reason = ""  # what is fetched may still be stored
+        return Reply(CALLER_LEFT, [], b"", event, lambda: self._listener(event))
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         if not scope.get("raw_path"):  # ASGI leaves it to the server
