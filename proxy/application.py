@@ -16,6 +16,7 @@ from proxy.journal import Journal, in_all, summary
 from proxy.lane import LANE, Lane
 from proxy.ledger import Ledger
 from proxy.modes import READ_S, Switch
+from proxy.routes.caller import SEND_TIMEOUT
 from proxy.routes.llm import LLMRoute
 from proxy.routes.ops import ADMIN, OPS_PATHS, Health
 from proxy.siblings import Siblings
@@ -77,7 +78,8 @@ class Application:
             await self._llm(scope, receive, send)
         elif scope["type"] == "lifespan":
             if "state" in scope:  # not every server has it
-                scope["state"][LANE] = self.lane
+                state = {LANE: self.lane, SEND_TIMEOUT: self._llm.send_timeout_s}
+                scope["state"].update(state)
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})

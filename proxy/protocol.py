@@ -17,7 +17,12 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle as Cycle
 from proxy.dialects.base import openai_error
 from proxy.errors import BadRequest, HeadTooLarge, ProxyError
 from proxy.models import Headers
-from proxy.routes.caller import ABORT_EXTENSION, LEAVING_EXTENSION, WHOLE_EXTENSION
+from proxy.routes.caller import (
+    ABORT_EXTENSION,
+    LEAVING_EXTENSION,
+    SEND_TIMEOUT,
+    WHOLE_EXTENSION,
+)
 
 _NOT_HTTP = "This cannot be read as an HTTP/1.1 request; the connection is closed."
 _HEAD_TOO_LARGE = "The head of this request is above {}; the connection is closed."
@@ -26,6 +31,8 @@ _NO_ONE_HOST = "A request names one Host, once; the connection is closed."
 # For how long more of a request that was refused is read, and thrown away: closing at once would
 # reset the connection, and the refusal be lost on its way. RFC 9112, 9.6.
 _LINGER_S = 1.0
+# Whoever sends to one who takes nothing waits for so long, unless the app says otherwise.
+_SEND_TIMEOUT_S = 30.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time
 
 
@@ -48,6 +55,7 @@ class Protocol(HttpToolsProtocol):
     _refused = False
     _fault: ProxyError | None = None
     _deadline: asyncio.TimerHandle | None = None
+    _watching: asyncio.TimerHandle | None = None  # whether any of what is sent is taken
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower than asyncio's, as in uvicorn
         super().connection_made(transport)
@@ -151,6 +159,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
+        self._stop_watching()
         super().connection_lost(exc)
         for give_up in tuple(self._leaving):
             give_up()
@@ -195,6 +204,45 @@ class Protocol(HttpToolsProtocol):
             linger = (socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.transport.get_extra_info("socket").setsockopt(*linger)
         self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_watching()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():  # once all is taken
+            self._watch()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch()
+
+    def _watch(self) -> None:
+        """See to it that something of what waits to be sent is taken, else cut the connection.
+
+        It would be held for ever. Who sends it and waits has a shorter patience, and says so.
+        """
+        self._stop_watching()
+        seconds = 2 * self.app_state.get(SEND_TIMEOUT, _SEND_TIMEOUT_S)
+        waiting = self.transport.get_write_buffer_size()
+        if waiting:
+            self._watching = self.loop.call_later(seconds, self._look, waiting)
+
+    def _look(self, waiting: int) -> None:
+        if self.transport.get_write_buffer_size() >= waiting:
+            self.transport.abort()
+        else:
+            self._watch()
+
+    def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
 
     def _set_deadline(self, seconds: float) -> None:
         self._stop_deadline()

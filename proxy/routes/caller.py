@@ -20,6 +20,8 @@ ABORT_EXTENSION = "llm_cache_proxy.abort"
 WHOLE_EXTENSION = "llm_cache_proxy.whole"
 # The same: be told that the caller left, where ASGI needs a task of its own that waits for it.
 LEAVING_EXTENSION = "llm_cache_proxy.leaving"
+# Under which our server finds, in the lifespan's state, the seconds in which a caller takes a byte.
+SEND_TIMEOUT = "llm_cache_proxy.send_timeout_s"
 # What is handed to the server at a time; it holds about as much again for a caller who is slow.
 PIECE_BYTES = 64 * 2**10
 

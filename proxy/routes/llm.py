@@ -65,11 +65,11 @@ class LLMRoute:
         self._lane = lane
         self._honour_control = honour_control
         self._max_cacheable_body = max_cacheable_body
-        self._send_timeout_s = send_timeout_s
+        self.send_timeout_s = send_timeout_s
         self._memo = Memo()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = _Exchange(scope, Caller(scope, receive, send, self._send_timeout_s))
+        exchange = _Exchange(scope, Caller(scope, receive, send, self.send_timeout_s))
         try:
             await self._answer(scope, exchange)
         except ProxyError as error:

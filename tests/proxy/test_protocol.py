@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from proxy.protocol import Protocol
-from proxy.routes.caller import ABORT_EXTENSION, LEAVING_EXTENSION
+from proxy.routes.caller import ABORT_EXTENSION, LEAVING_EXTENSION, SEND_TIMEOUT
 from tests.fakes.raw_client import Connect, RawClient
 from tests.fakes.server import Serve
 
@@ -262,3 +262,73 @@ async def test_nonsense_behind_a_request_cuts_the_answer(serve: Serve, connect: 
     ending = await raw.rest()
     assert not ending.complete
     assert b"HTTP" not in ending.body
+
+
+class _Hasty:
+    """An app that has its server wait for nobody, and says everything at once."""
+
+    def __init__(self, size: int, *, close: bool) -> None:
+        self._said = b"x" * size
+        self._close = [(b"connection", b"close")] if close else []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            scope["state"][SEND_TIMEOUT] = 0.1
+            for told in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{told}.complete"})
+            return
+        head = [(b"content-length", b"%d" % len(self._said)), *self._close]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": self._said})
+
+
+@pytest.mark.parametrize("close", [True, False])
+async def test_one_who_takes_nothing_is_cut_off(
+    serve: Serve, connect: Connect, close: bool
+) -> None:
+    """Also once nobody waits for him any more: all that is left to do is to send."""
+    lost = asyncio.Event()
+
+    class Telling(Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            lost.set()
+
+    origin = await serve(_Hasty(2**24, close=close), http=Telling)
+    raw = await connect(origin, receive_buffer=4096)
+    await raw.send_bytes(GET)
+    await asyncio.wait_for(lost.wait(), 5)
+    await raw.head()
+    assert not (await raw.rest()).complete
+
+
+async def test_one_who_takes_it_slowly_gets_it_all(serve: Serve, connect: Connect) -> None:
+    """It takes longer than the patience, but there is always some progress."""
+    size = 3 * 2**22
+    raw = await connect(await serve(_Hasty(size, close=True), http=Protocol), receive_buffer=2**16)
+    await raw.send_bytes(GET)
+    await raw.head()
+    taken = 0
+    while part := await raw.read(2**18):
+        taken += len(part)
+        await asyncio.sleep(0.01)
+    assert taken == size
+
+
+async def test_a_thousand_headers_are_refused(serve: Serve, connect: Connect) -> None:
+    """However short they are."""
+    raw = await connect(await serve(echo, http=Protocol, lifespan="off"))
+    many = {"host": "h"} | {f"x-{number}": "" for number in range(1000)}
+    await raw.send("GET / HTTP/1.1\r\n", many)
+    assert await raw.head() == 431
+    assert "256 headers" in orjson.loads(await to_the_end(raw))["error"]["message"]
+
+
+@pytest.mark.parametrize("hosts", [b"", b"host: a\r\nhost: b\r\n", b"host: a\r\nHost: a\r\n"])
+async def test_a_request_names_one_host(serve: Serve, connect: Connect, hosts: bytes) -> None:
+    """Another proxy on the way may heed another of them."""
+    raw = await connect(await serve(echo, http=Protocol, lifespan="off"))
+    await raw.send_bytes(b"GET / HTTP/1.1\r\n" + hosts + b"\r\n")
+    assert await raw.head() == 400
+    assert "one Host" in orjson.loads(await to_the_end(raw))["error"]["message"]
