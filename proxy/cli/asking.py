@@ -87,10 +87,8 @@ def why(
         from proxy.cli.printing import is_terminal, show_json
         from proxy.cli.remote import Remote
 
-        api = Remote.at(place)
-        found = (
-            api.get("/why", {"last": last}) if id is None else api.get(f"/why/{_whole(api, id)}")
-        )
+        with Remote.at(place) as api:
+            found = api.get("/why", {"last": last}) if id is None else _why(api, id)
         requests = found["requests"] if id is None else [found]
         if as_json:
             show_json(found)
@@ -158,6 +156,10 @@ def _explain_offline(place: dict[str, Any], request: Request, *, as_json: bool) 
     from proxy.cli.printing import Terminal
 
     show_explanation(explanation, notes, Terminal())
+
+
+def _why(api: Remote, id: str) -> Any:
+    return api.get(f"/why/{_whole(api, id)}")
 
 
 def _whole(api: Remote, id: str) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proxy.cli.remote import Remote
 
 PANEL = "Entries"
+NOT_FOUND = 404
 # As many as the API gives at once.
 PAGE = 1000
 ID_CHARS = 64
@@ -186,8 +187,10 @@ def _whole(api: Remote, id: str) -> str:
 def _remove(api: Remote, id: str) -> int:
     try:
         return int(api.ask("DELETE", f"/entries/{_whole(api, id)}")["deleted"])
-    except Refused as error:  # the others may go nevertheless
-        complain(error)
+    except Refused as error:
+        if error.status not in (None, NOT_FOUND):
+            raise
+        complain(error)  # the others may go nevertheless
         return 0
 
 

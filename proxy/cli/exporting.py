@@ -12,7 +12,7 @@ import orjson
 
 from proxy.cli.endings import OutOfReach, Refused
 from proxy.cli.printing import is_watched, progress
-from proxy.cli.remote import Remote
+from proxy.cli.remote import NDJSON, Remote
 from proxy.errors import ConfigError
 
 _CURSOR = b'{"cursor":'
@@ -32,8 +32,8 @@ class Export:
         is_whole = False
         total = self._total() if is_watched() else None
         with progress("export") as bar:
-            task = bar.add_task("", total=total, completed=self.count, note="")
-            with self._api.stream("/export", self._which | {"cursor": cursor}) as pieces:
+            task = bar.add_task("", total=total, completed=self.count)
+            with self._api.stream("/export", NDJSON, self._which | {"cursor": cursor}) as pieces:
                 for line in _lines(pieces):
                     is_cursor = line.startswith(_CURSOR)
                     is_whole = is_cursor and orjson.loads(line)["cursor"] is None

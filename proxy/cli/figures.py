@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proxy.cli.endings import told
+from proxy.cli.endings import OutOfReach, complain, told
 from proxy.cli.options import Json, remote
 
 PANEL = "Figures"
@@ -69,9 +69,7 @@ def mode(
             return
         typer.echo(current["mode"])
         if mode is not None and not current["everywhere"]:
-            typer.echo(
-                "only in the process that was asked: this cache cannot tell others", err=True
-            )
+            complain("only in the process that was asked: this cache cannot tell others")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -81,12 +79,13 @@ def tail(place: Any, as_json: Json = False) -> None:
     with told():
         from proxy.cli.events import events, line_of
         from proxy.cli.printing import is_terminal, show_json_line
-        from proxy.cli.remote import Remote
+        from proxy.cli.remote import EVENTS, Remote
 
-        with Remote.at(place) as api, api.stream("/events") as pieces:
+        with Remote.at(place) as api, api.stream("/events", EVENTS) as pieces:
             for event in events(pieces):
                 if as_json:
                     show_json_line(event)
                 else:
                     typer.echo(line_of(event, colour=is_terminal()))
                     sys.stdout.flush()
+        raise OutOfReach(f"{api.place.url} has ended")

@@ -118,7 +118,6 @@ def progress(what: str) -> Progress:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
         console=Console(stderr=True),
         disable=not is_watched(),
         transient=True,

@@ -20,6 +20,9 @@ from proxy.environment import Environment
 from proxy.errors import ConfigError
 from proxy.local_token import TokenError, known_token, token_path
 
+NDJSON = "application/x-ndjson"
+EVENTS = "text/event-stream"
+
 CONNECT_S = 5.0
 # A purge of millions may take minutes.
 PATIENCE_S = 600.0
@@ -97,16 +100,23 @@ class Remote:
         return self.ask("GET", path, query)
 
     @contextmanager
-    def stream(self, path: str, query: dict[str, Any] | None = None) -> Iterator[Iterator[bytes]]:
-        """What the API says, by the piece, for as long as it takes."""
+    def stream(
+        self, path: str, kind: str, query: dict[str, Any] | None = None
+    ) -> Iterator[Iterator[bytes]]:
+        """What the API says in this content type, by the piece, for as long as it takes."""
         patient = httpx.Timeout(None, connect=CONNECT_S)
         with reached(self.place):
             params = as_query(query)
             with self._http.stream("GET", path, params=params, timeout=patient) as response:
-                if response.status_code != httpx.codes.OK:
+                if not tells(response, kind):
                     response.read()
                     said(self.place, response)
                 yield response.iter_bytes()
+
+
+def tells(response: httpx.Response, kind: str) -> bool:
+    """Is it an answer of this content type?"""
+    return response.is_success and response.headers.get("content-type", "").startswith(kind)
 
 
 def as_query(query: dict[str, Any] | None) -> dict[str, Any]:

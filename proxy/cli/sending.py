@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,10 +21,9 @@ import orjson
 from proxy.aiohttp_transport import AiohttpTransport
 from proxy.cli.endings import OutOfReach, Refused
 from proxy.cli.printing import is_watched, progress
-from proxy.cli.remote import CONNECT_S, Place, as_query, reached, said
+from proxy.cli.remote import CONNECT_S, NDJSON, Place, as_query, reached, said, tells
 from proxy.errors import ConfigError
 
-NDJSON = "application/x-ndjson"
 PIECE_BYTES = 256 * 2**10
 
 
@@ -40,21 +39,35 @@ class Sending:
 
     async def run(self, listen: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Send it all, and return what the proxy says at last. `listen` is told the rest."""
-        pieces = _piped() if self.file == "-" else _read(_open(self.file))
-        name = self.path.removeprefix("/")
-        async with aclosing(pieces), aclosing(self._told(pieces)) as told:
-            with progress(name) as bar:
-                total = _count(self.file) if is_watched() else None
-                task = bar.add_task("", total=total, note="")
-                async for each in told:
-                    if each.pop("done", False):
-                        return each
-                    if "lines" in each:  # of an import: so many so far
-                        bar.update(task, completed=each["lines"])
-                    else:
-                        bar.advance(task)
-                    listen(each)
-        raise OutOfReach(f"{self.place.url} broke off: do it again, what is done is not done twice")
+        with nullcontext() if self.file == "-" else _open(self.file) as file:
+            pieces = _piped() if file is None else _read(file)
+            try:
+                async with aclosing(pieces), aclosing(self._told(pieces)) as told:
+                    last = await self._follow(told, _count(file), listen)
+            finally:
+                await asyncio.sleep(0)  # in which the loop closes what was given up
+        if last is None:
+            raise OutOfReach(f"{self.place.url} broke off: do it again, nothing is done twice")
+        return last
+
+    async def _follow(
+        self,
+        told: AsyncIterator[dict[str, Any]],
+        total: int | None,
+        listen: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any] | None:
+        """What is told at last; `None` where that does not come."""
+        with progress(self.path.removeprefix("/")) as bar:
+            task = bar.add_task("", total=total)
+            async for each in told:
+                if each.pop("done", False):
+                    return each
+                if "lines" in each:  # of an import: so many so far
+                    bar.update(task, completed=each["lines"])
+                else:
+                    bar.advance(task)
+                listen(each)
+        return None
 
     async def _told(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any], None]:
         async with httpx.AsyncClient(transport=AiohttpTransport(), trust_env=False) as http:
@@ -70,7 +83,7 @@ class Sending:
             with reached(self.place):
                 response = await http.send(request, stream=True)
                 async with aclosing(response):
-                    if response.status_code != httpx.codes.OK:
+                    if not tells(response, NDJSON):
                         await response.aread()
                         said(self.place, response)
                     async for line in response.aiter_lines():
@@ -96,9 +109,8 @@ def _open(file: str) -> BinaryIO:
 
 
 async def _read(file: BinaryIO) -> AsyncGenerator[bytes, None]:
-    with file:
-        while piece := file.read(PIECE_BYTES):
-            yield piece
+    while piece := file.read(PIECE_BYTES):
+        yield piece
 
 
 async def _piped() -> AsyncGenerator[bytes, None]:
@@ -120,9 +132,10 @@ async def _piped() -> AsyncGenerator[bytes, None]:
         transport.close()
 
 
-def _count(file: str) -> int | None:
-    """Its lines."""
-    if file == "-":
+def _count(file: BinaryIO | None) -> int | None:
+    """Its lines, for who watches."""
+    if file is None or not is_watched():
         return None
-    with Path(file).open("rb") as opened:
-        return sum(piece.count(b"\n") for piece in iter(lambda: opened.read(PIECE_BYTES), b""))
+    lines = sum(piece.count(b"\n") for piece in iter(lambda: file.read(PIECE_BYTES), b""))
+    file.seek(0)
+    return lines
