@@ -113,7 +113,7 @@ class Forecaster:
         served = [freshness in _SERVES for freshness in known]
         for place, entry in enumerate(found):
             which = f"input {place}: " if len(found) > 1 else ""
-            forecast.reasons.append(which + self._state(inquiry, entry, known[place]))
+            forecast.reasons.append(which + self._state(inquiry, entry, known[place], all(served)))
         if all(served):
             stale = Freshness.STALE in known
             forecast.outcome = Outcome.STALE if stale else Outcome.HIT
@@ -126,10 +126,11 @@ class Forecaster:
         elif verdict.only_if_cached:
             forecast.outcome = NOT_CACHED
         else:
-            forecast.outcome = Outcome.PARTIAL if any(served) else Outcome.MISS
+            # What is expired is fetched anew with the rest.
+            forecast.outcome = Outcome.PARTIAL if Freshness.FRESH in known else Outcome.MISS
 
-    def _state(self, inquiry: Inquiry, entry: Entry | None, known: Freshness) -> str:
-        """How an entry that was looked for is, in words."""
+    def _state(self, inquiry: Inquiry, entry: Entry | None, known: Freshness, whole: bool) -> str:
+        """How an entry that was looked for is, in words; `whole`: do all of them serve?"""
         if entry is None:
             trouble = self._store.degraded
             return f"the cache cannot be used: {trouble}" if trouble else "nothing is stored for it"
@@ -139,7 +140,7 @@ class Forecaster:
         if expires_at is not None and expired:
             stored += f", expired at {utc(expires_at)}"
         if known in _SERVES:
-            return f"{stored}; it is told as it is" if expired else stored
+            return f"{stored}; it is told as it is" if expired and whole else stored
         if self._policy.freshness(inquiry.verdict, entry, now) in _SERVES:
             return f"{stored}, but cannot be told as this request wants it"
         if not expired:

@@ -173,6 +173,24 @@ async def test_the_parts_of_a_batch_are_told_apart(
     assert told["reasons"][1] == "input 1: nothing is stored for it"
 
 
+async def test_a_part_that_is_stale_is_fetched_with_the_rest(
+    proxy: StartProxy, client: httpx.AsyncClient, enter: Open
+) -> None:
+    """Foreseen as it comes: expired parts do only where all do."""
+    clock = FakeClock()
+    live = await proxy(clock=clock, admin=TOKENS, cache={"ttl": 10})
+    url, body = f"{live.base_url}/embeddings", {"model": "m", "input": ["a"]}
+    await client.post(url, json=body, headers=MINE)
+    clock.advance(20)
+    for inputs, outcome in ((["a"], "STALE"), (["a", "b"], "MISS")):
+        asked, headers = {**body, "input": inputs}, saying("max-stale=60")
+        said = {"path": "/v1/embeddings", "headers": headers, "body": asked}
+        told = (await enter(live).post("/explain", json=said)).json()
+        answer = await client.post(url, json=asked, headers=headers)
+        assert told["outcome"] == answer.headers["x-cache"] == outcome
+        assert ("told as it is" in told["reasons"][0]) is (outcome == "STALE")
+
+
 @pytest.mark.parametrize(
     ("said", "status"),
     [
