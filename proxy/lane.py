@@ -21,7 +21,7 @@ from xxhash import xxh3_64_intdigest
 
 from proxy.cache_status import Telling, tell
 from proxy.inquiry import Inquiry
-from proxy.models import Event, Headers, Outcome, Reply, Verdict
+from proxy.models import Event, Headers, Outcome, Reply
 from proxy.modes import Switch
 from proxy.replies import request_id
 from proxy.store import Held, Store
@@ -141,7 +141,7 @@ class Lane:
     def offer(self, scope: Mapping[str, Any], inquiry: Inquiry, reply: Reply) -> None:
         """Take in a request that has just been served from memory, if it keeps coming."""
         extension = (scope.get("extensions") or {}).get(HEAD_EXTENSION)
-        if extension is None or not _can_repeat(inquiry.verdict, reply):
+        if extension is None or not _can_repeat(inquiry, reply):
             return
         head: bytes = extension["head"]
         if not _is_plain(scope, head, inquiry.call.body):
@@ -262,11 +262,14 @@ class _Answer:
             self.told_until = min(self.told_until, self._expires_at - floor(left))
 
 
-def _can_repeat(verdict: Verdict, reply: Reply) -> bool:
-    """Is this a fresh answer, such as whoever asks for nothing special is told?"""
-    asks_for_more = verdict.only_if_cached or verdict.max_stale > 0
-    bounds = verdict.max_age is not None or verdict.min_fresh is not None
-    return reply.event.outcome is Outcome.HIT and not (asks_for_more or bounds or verdict.counted)
+def _can_repeat(inquiry: Inquiry, reply: Reply) -> bool:
+    """Is this a fresh answer, for one who asked nothing special of the cache?"""
+    control, verdict = inquiry.call.control, inquiry.verdict
+    asked = (control.max_age, control.min_fresh, control.max_stale)
+    bounds = (verdict.max_age, verdict.min_fresh)
+    if control.only_if_cached or verdict.counted or any(v is not None for v in (*asked, *bounds)):
+        return False
+    return reply.event.outcome is Outcome.HIT
 
 
 def _is_plain(scope: Mapping[str, Any], head: bytes, body: bytes) -> bool:
