@@ -120,12 +120,13 @@ def test_readme_names_real_variables() -> None:
 
 
 def test_readme_names_real_flags() -> None:
-    """Flags after `llm-cache-proxy <command>` in the README exist."""
-    lines = re.findall(r"llm-cache-proxy (serve|demo|explain)([^\n`]*)", readme())
+    """Commands after `llm-cache-proxy` in the README exist, and their flags."""
+    lines = re.findall(r"llm-cache-proxy ([a-z]+(?:-[a-z]+)*)(?![\w/])([^\n`]*)", readme())
     for command, rest in lines:
-        shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+        shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, command
         for flag in re.findall(r"(?<!\S)--[a-z-]+", rest):
-            assert flag in shown, f"{command} {flag}"
+            assert flag in shown.output, f"{command} {flag}"
 
 
 def test_readme_configuration_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

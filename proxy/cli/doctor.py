@@ -25,7 +25,7 @@ from proxy.cli.options import TOKEN_VARIABLE
 from proxy.cli.remote import Place, Remote, admin_url
 from proxy.config import Settings, is_loopback
 from proxy.config.redacted import cache_place
-from proxy.errors import ProxyError
+from proxy.errors import ConfigError, ProxyError
 from proxy.local_token import TokenError, known_token, token_path
 from proxy.models import Head, Provider
 from proxy.providers import build_providers
@@ -272,12 +272,12 @@ async def _taken(name: str, port: int, setting: str, settings: Settings) -> Find
 
 def _running(config: Path | None, settings: Settings) -> Finding | None:
     """Whether a proxy that runs is opened by the token that is known here."""
-    place = Place.find(config, url=admin_url(settings))
     try:
+        place = Place.find(config, url=admin_url(settings))
         with Remote(place, PATIENCE_S) as api:
             mode = api.get("/mode")["mode"]
-    except OutOfReach:
-        return None  # none runs, or another program: the port tells
+    except (OutOfReach, ConfigError):
+        return None  # none runs, or no token can be read: port and token tell
     except Refused as error:
         if error.status == httpx.codes.FORBIDDEN:
             return None  # it is off, as the token tells
