@@ -47,11 +47,11 @@ class Difference:
     size: int = 0  # about how much differs, in characters
 
     def as_json(self) -> dict[str, Any]:
-        """A side that lacks the field is not there."""
-        sides = {"stored": self.stored, "asked": self.asked}
-        return {"path": self.path} | {
-            name: value for name, value in sides.items() if value is not ABSENT
-        }
+        """A side that lacks the field is null, and named: null can be a value, too."""
+        told: dict[str, Any] = {"path": self.path, "stored": None, "asked": None}
+        for side, value in (("stored", self.stored), ("asked", self.asked)):
+            told |= {"absent": side} if value is ABSENT else {side: value}
+        return told
 
     def __str__(self) -> str:
         return f"{self.path} (stored: {_in_words(self.stored)}, asked: {_in_words(self.asked)})"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from cache_backends.base import CacheError, Entry
+from cache_backends.base import CacheError, Entry, Key
 from proxy import keys
 from proxy.engine import Engine
 from proxy.explain import Calls, Request
@@ -29,7 +29,8 @@ class Forecast:
     """What would be told in `X-Cache`, or which error; in words, why."""
 
     question: Question
-    outcome: str
+    key: Key  # of the first part; where nobody says who asks, that of the entry
+    outcome: str = ""
     reasons: list[str] = field(default_factory=list)
     near: list[Near] = field(default_factory=list)
 
@@ -62,12 +63,14 @@ class Forecaster:
         inquiry = self._engine.inquire(*self._calls.of(request, client))
         if inquiry.unproven:
             inquiry = await self._engine.strictly_parsed(inquiry)
-        forecast = Forecast(inquiry.question, "")
+        forecast = Forecast(inquiry.question, inquiry.question.keys[0])
         if self._is_past_the_cache(inquiry, forecast):
             return forecast
         anybodys = inquiry.verdict.scope.startswith("credential:") and _is_anonymous(inquiry.call)
         whose = Whose.ANYBODYS if anybodys else Whose.ALL
         found = await self._found(inquiry, forecast, whose, client)
+        if found[0] is not None:
+            forecast.key = found[0].key
         self._judge(inquiry, forecast, found)
         if forecast.outcome not in (Outcome.HIT, Outcome.STALE):
             missing = next((at for at, entry in enumerate(found) if entry is None), 0)

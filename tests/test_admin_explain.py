@@ -69,7 +69,7 @@ async def test_a_request_is_explained_as_it_would_be_answered(
 async def test_a_miss_names_the_nearest_entries_and_all_that_differs(
     proxy: StartProxy, client: httpx.AsyncClient, enter: Open
 ) -> None:
-    """By path, with both sides; a field that is not there has one."""
+    """By path, with both sides; of a field that one lacks it is told which."""
     live = await proxy(admin=TOKENS)
     stored = await asker(client, live)(temperature=0, seed=1)
     told = await explained(enter(live), temperature=1)
@@ -78,7 +78,7 @@ async def test_a_miss_names_the_nearest_entries_and_all_that_differs(
             "id": stored.headers["x-llm-cache-id"],
             "differences": [
                 {"path": "parameters.temperature", "stored": 0, "asked": 1},
-                {"path": "parameters.seed", "stored": 1},
+                {"path": "parameters.seed", "stored": 1, "asked": None, "absent": "asked"},
             ],
             "more": False,
         }
@@ -150,12 +150,12 @@ async def test_a_credential_is_hashed_and_told_to_nobody(
 async def test_without_a_credential_the_entries_of_all_are_looked_at(
     proxy: StartProxy, client: httpx.AsyncClient, enter: Open
 ) -> None:
-    """An operator has none of the callers' keys."""
+    """An operator has none of the callers' keys; the id is that of the entry that is found."""
     live = await proxy(admin=TOKENS)
-    await asker(client, live)(YOURS)
+    stored = await asker(client, live)(YOURS)
     admin = enter(live)
     told = await explained(admin, {})
-    assert told["outcome"] == "HIT"
+    assert (told["outcome"], told["id"]) == ("HIT", stored.headers["x-llm-cache-id"])
     near = await explained(admin, {}, temperature=1)
     assert (near["outcome"], len(near["nearest"][0]["differences"])) == ("MISS", 1)
 

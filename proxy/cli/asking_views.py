@@ -75,7 +75,8 @@ def _differences(near: dict[str, Any]) -> Iterator[Text]:
     for each in near["differences"]:
         yield printing.plain(each["path"])
         for side in ("stored", "asked"):
-            value = orjson.dumps(each[side]).decode() if side in each else "absent"
+            absent = each.get("absent") == side
+            value = "absent" if absent else orjson.dumps(each[side]).decode()
             yield Text.assemble((f"  {side:<7}", "dim"), printing.plain(value))
     if near["more"]:
         yield Text("and in other fields", "dim")

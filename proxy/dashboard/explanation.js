@@ -64,7 +64,9 @@ function difference(told) {
 function side(name, told) {
   const value = told[name];
   const shown =
-    name in told ? el("pre", {}, typeof value === "string" ? value : pretty(value)) : "absent";
+    told.absent === name
+      ? "absent"
+      : el("pre", {}, typeof value === "string" ? value : pretty(value));
   return [el("dt", {}, name), el("dd", { class: name }, shown)];
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Query
@@ -40,11 +40,12 @@ class Described(BaseModel):
 
 
 class Difference(BaseModel):
-    """A side that is left out lacks the field."""
-
-    model_config = ConfigDict(extra="allow")
+    """What stands in a field on either side. `absent` is there where one side lacks it: which."""
 
     path: str
+    stored: Any
+    asked: Any
+    absent: Literal["stored", "asked"] | None = Field(None, exclude_if=lambda side: side is None)
 
 
 class Neighbour(BaseModel):
@@ -66,7 +67,7 @@ class Explained(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: str
-    """Of a batch, that of its first input."""
+    """Of a batch, that of its first input; without a credential, that of the entry found."""
     prompt: str
     llm_string: str
     ignored: list[Left]
@@ -107,7 +108,7 @@ def explain_router(
     async def explain(described: Described, visitor: Visitor = own) -> Explained:
         """Say what would become of a request now, and on a miss which entries are nearest."""
         forecast = await forecaster.forecast(_request(described), visitor.client)
-        key, ignored = forecast.question.keys[0], forecast.question.ignored
+        key, ignored = forecast.key, forecast.question.ignored
         return Explained(
             id=key.id,
             prompt=key.prompt,
