@@ -13,6 +13,12 @@ def show_import(sums: dict[str, Any]) -> None:
         complain(f"line {each['line']}: {printing.printable(each['error'])}")
     if (untold := sums["failures"] - len(sums["failed"])) > 0:
         complain(f"and {untold:,} more lines")
+    if sums.get("unreachable"):
+        complain(
+            f"{sums['unreachable']:,} are for callers that are told apart by another secret here, "
+            "and nobody will find them: import them again with --scope, or give both caches the "
+            "same cache.scope_secret"
+        )
     names = ("imported", "skipped", "failures")
     printing.show_facts((name, sums[name]) for name in names)
 

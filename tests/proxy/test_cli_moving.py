@@ -58,7 +58,7 @@ async def test_entries_move(start: Start, client: httpx.AsyncClient, tmp_path: P
     assert told == {"exported": 2, "file": file}
     assert path.stat().st_mode & 0o777 == 0o600
     sums = await Commands(new.origin).json("import", file)
-    assert sums == {"lines": 3, "imported": 2, "skipped": 0, "failures": 0, "failed": []}
+    assert (sums["lines"], sums["imported"], sums["failed"]) == (3, 2, [])
     assert "skipped\t2\n" in await Commands(new.origin).done("import", file)
     assert (await asker(client, new)(prompt="one")).headers["x-cache"] == "HIT"
 
@@ -72,6 +72,21 @@ async def test_an_export_is_what_the_api_says(start: Start, client: httpx.AsyncC
         assert await run.done("export") == (await admin.get("/export")).text
         some = await admin.get("/export", params={"text": "two"})
     assert await run.done("export", "-", "--text", "two") == some.text
+
+
+async def test_entries_that_nobody_would_find(
+    start: Start, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """As the secret is another there: that is said, with the way out."""
+    old, new = await start("old"), await start("new", cache={"scope_secret": "another one"})
+    await fill(client, old, "one")
+    file = str(tmp_path / "moved.ndjson")
+    await Commands(old.origin).done("export", file)
+    result = await Commands(new.origin)("import", file)
+    assert result.exit_code == 0
+    assert "--scope" in result.stderr
+    again = await Commands(new.origin)("import", file, "--scope", "shared")
+    assert again.stderr == ""
 
 
 async def test_a_pipe_from_one_to_another(start: Start, client: httpx.AsyncClient) -> None:
@@ -141,7 +156,7 @@ async def test_an_export_that_breaks_off_says_so(
     assert file.read_bytes() == b'{"v":1}\n'
 
 
-async def half_an_export(*_: Any) -> Any:
+async def half_an_export(*_: Any, **__: Any) -> Any:
     yield b'{"v":1}\n'
     yield b'{"v":1,"pro'
 
