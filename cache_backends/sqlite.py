@@ -154,6 +154,8 @@ class SQLiteCache(SharedCache):
         if removed and filter == EVERYTHING:
             while await self._writer.ask(rows.give_back):
                 pass
+        if removed:
+            await self._writer.ask(self._writing.fold_in)
         return removed
 
     async def purges(self, after: int) -> PurgeLog:
@@ -208,6 +210,7 @@ class SQLiteCache(SharedCache):
             pass
         while await self._writer.ask(rows.give_back):
             pass
+        await self._writer.ask(self._writing.fold_in)
 
     async def aclose(self) -> None:
         # The writer is the last to leave: it takes the reader's notes and folds the log in.
@@ -228,6 +231,7 @@ class SQLiteCache(SharedCache):
             pass
         while self._writer.call(rows.give_back):
             pass
+        self._writer.call(self._writing.fold_in)
 
     def close(self) -> None:
         """Finish what is being written and close the file; from code without an event loop."""

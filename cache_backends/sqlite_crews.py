@@ -134,6 +134,7 @@ class Writer:
         self._clock = clock
         self._max_bytes = max_bytes
         self._measured = (0, float("-inf"))
+        self._folding = False
         self.evictions = 0
         self.refused = 0
 
@@ -161,6 +162,10 @@ class Writer:
         if len(fitting) < len(new):
             self._refuse([each.row for each in new if rows.row_bytes(each.row) > bound], connection)
 
+    def fold_in(self, connection: apsw.Connection) -> None:  # noqa: ARG002 - as any task
+        """Empty SQLite's log after this round: what was deleted from the file is in it still."""
+        self._folding = True
+
     def _refuse(self, large: Sequence[rows.Row], connection: apsw.Connection) -> None:
         # An older answer under the same key must not outlive the new one.
         for row in large:
@@ -172,6 +177,10 @@ class Writer:
         with _lasting(connection) if announced else nullcontext(), transaction(connection):
             results = [task(connection) for task in tasks]
             self._keep_house(connection)
+        if self._folding:
+            self._folding = False
+            with suppress(apsw.Error):  # somebody reads still: the next time will do
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         return results
 
     def _keep_house(self, connection: apsw.Connection) -> None:

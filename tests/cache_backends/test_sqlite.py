@@ -9,6 +9,7 @@ import logging
 import shutil
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -16,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from cache_backends import CacheError, Generation, Key, SQLiteCache, sqlite_crews, sqlite_rows
+from cache_backends.shared import AFTER_ALL, EVERYTHING, Filter
 from tests.cache_backends.conformance import entry_of
 from tests.cache_backends.hostile import HOSTILE_VALUES
 from tests.cache_backends.shared_conformance import SharedConformance
@@ -261,6 +263,18 @@ async def test_deleted_answers_are_overwritten(path: Path, clock: FakeClock) -> 
     await cache.delete(entry.key.id)
     await cache.aclose()
     assert b"XYZZY" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("filter", [EVERYTHING, Filter(provider="p")])
+async def test_purged_answers_are_in_no_file(path: Path, clock: FakeClock, filter: Filter) -> None:
+    """Nor in the log that SQLite writes first; at once, not only when the file is closed."""
+    cache = SQLiteCache(path, clock=clock)
+    entry = entry_of("prompt", clock, Generation("XYZZY" * 2000))
+    await cache.put(replace(entry, about={"provider": "p"}))
+    assert await cache.remove(filter, before=AFTER_ALL) == 1
+    left = b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
+    assert b"XYZZY" not in left
+    await cache.aclose()
 
 
 @pytest.mark.parametrize("sync", [True, False])
