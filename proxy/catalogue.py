@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ from proxy.journal import utc
 # A listing that takes longer has hung; a purge may have much to do.
 READ_S = 30.0
 WRITE_S = 600.0
+# Searches at a time, whoever wants them: those who ask for answers wait behind each.
+SEARCHES_AT_ONCE = 4
 # Entries that are looked through at a time, and purged under one row of the log.
 BATCH = 1000
 # How often a change is begun anew because somebody else has changed the same meanwhile.
@@ -80,6 +83,7 @@ class Catalogue:
         self._dialects = dialects or {}
         self._stale_s = stale_s
         self._clock = clock
+        self._searches = asyncio.Semaphore(SEARCHES_AT_ONCE)
 
     @property
     def cache(self) -> ManagedCache:
@@ -93,12 +97,16 @@ class Catalogue:
     async def page(self, which: Selection, *, cursor: str | None = None, limit: int = 100) -> Page:
         """A part of the list, those stored last first. NotThere for a cursor that is none."""
         try:
-            return await _within(
-                READ_S,
-                self.cache.page(which.filter, narrowed=which.narrowed, cursor=cursor, limit=limit),
-            )
+            return await _within(READ_S, self._page(which, cursor, limit))
         except ValueError as exc:
             raise (BadRequest if cursor is None else NotThere)(f"{exc}.") from exc
+
+    async def _page(self, which: Selection, cursor: str | None, limit: int) -> Page:
+        search = which.narrowed != WIDE
+        async with self._searches if search else nullcontext():
+            return await self.cache.page(
+                which.filter, narrowed=which.narrowed, cursor=cursor, limit=limit
+            )
 
     async def pages(self, which: Selection, *, cursor: str | None = None) -> AsyncIterator[Page]:
         """All parts of the list; there is always one."""
