@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import httpx
+import orjson
 import pytest
 
 from proxy.routes import admin_border
 from tests.fakes.admin import FULL, READ, TOKENS, AdminClient, bearing
 from tests.fakes.broken_cache import BrokenCache
+from tests.fakes.chat import asking
 from tests.fakes.live_proxy import StartProxy
 from tests.fakes.raw_client import Connect
 
+CLIENT = "clients-token-0123456789abcdef"
 SAFE = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -99,6 +102,21 @@ async def test_too_large_a_body_is_not_read(
             )
             assert answer.status_code == 413
             assert answer.json()["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("path", ["/explain", "/import", "/warm"])
+async def test_a_client_sends_less(
+    proxy: StartProxy, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """To read a body takes many times its memory; even where the operator may send anything."""
+    monkeypatch.setenv("A_TOKEN", CLIENT)
+    monkeypatch.setattr(admin_border, "MAX_ASKED_BYTES", 1000)
+    live = await proxy(admin=TOKENS, clients={"alice": {"token_env": "A_TOKEN"}})
+    body = orjson.dumps({"body": asking("x" * 1000)})
+    for token, status in ((CLIENT, 413 if path == "/explain" else 403), (FULL, 200)):
+        async with AdminClient(live.origin, token) as visitor:
+            json = {"content-type": "application/json"}
+            assert (await visitor.post(path, content=body, headers=json)).status_code == status
 
 
 async def test_data_and_admin_ports(proxy: StartProxy, client: httpx.AsyncClient) -> None:

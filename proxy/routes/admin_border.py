@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.errors import BodyTooLarge, ProxyError
 from proxy.routes.admin_errors import response_of
-from proxy.routes.admin_gate import VISITOR, Gate
+from proxy.routes.admin_gate import VISITOR, Gate, Role, Visitor
 from proxy.routes.caller import ABORT_EXTENSION
 
 ROOT = "/admin"
@@ -26,6 +26,8 @@ STATIC = "/admin/static/"
 
 # A body that is read in one piece: an answer of the largest allowed size, as it may be put right.
 MAX_BODY_BYTES = 128 * 2**20
+# Who only asks has no answer to send, and a body takes some fifty times its size while it is read.
+MAX_ASKED_BYTES = 4 * 2**20
 
 _SAFE: Mapping[str, str] = {
     "cache-control": "no-store",
@@ -85,16 +87,19 @@ class Border:
                 await response_of(fault)(scope, receive, send_safely)
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        if scope["path"] in self._streamed:
+        visitor: Visitor | None = scope.get(VISITOR)
+        is_full = visitor is not None and visitor.role is Role.FULL
+        if is_full and scope["path"] in self._streamed:
             return receive
+        most = MAX_BODY_BYTES if is_full else MAX_ASKED_BYTES
         size = 0
 
         async def receive_some() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > MAX_BODY_BYTES:
-                raise BodyTooLarge(f"At most {MAX_BODY_BYTES} bytes are read here.")
+            if size > most:
+                raise BodyTooLarge(f"At most {most} bytes are read here.")
             return message
 
         return receive_some
