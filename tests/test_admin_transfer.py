@@ -110,8 +110,10 @@ async def test_what_lines_say_breaks_no_list_and_no_sum(
     start: Start, client: httpx.AsyncClient, said: dict[str, Any]
 ) -> None:
     """They may come from anywhere: times and amounts that cannot be are not believed."""
-    old, new = await start("old"), await start("new")
+    old = await start("old")
     await asker(client, old)()
+    await old.settled()
+    new = await start("new")
     async with AdminClient(old.origin) as of_old, AdminClient(new.origin) as of_new:
         entry = lines(await of_old.get("/export"))[0]
         entry["generations"][0]["generation_info"]["envelope"]["usage"] = {
