@@ -253,6 +253,7 @@ def build_transfer(
         catalogue,
         VERSIONS,
         scopes=scopes,
+        scope=settings.cache.scope,
         rebinding=rebind,
         warming=warming,
         clock=clock,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from cache_backends.ndjson import LineError, entry_of, line_of
 from cache_backends.shared import Filter
 from proxy.catalogue import BATCH, Catalogue, Selection
 from proxy.lines import LineSplitter
+from proxy.models import Scope
 
 # Stored with one call: so many, or so many bytes of lines.
 STORED_AT_ONCE = 100
@@ -34,7 +36,13 @@ MAX_LINE_BYTES = 256 * 2**20
 # Of lines that were not taken so many are told; the others are counted.
 MAX_FAILURES = 100
 
-_CREDENTIAL_SCOPE = '"scope":"credential:'
+_SCOPE = re.compile('"scope":"(credential|client|shared)')
+# Whom entries are for that requests find, by who shares them here.
+FOUND = {
+    Scope.CREDENTIAL: {Scope.CREDENTIAL},
+    Scope.CLIENT: {Scope.CLIENT, Scope.CREDENTIAL},  # who has no token is told by his credential
+    Scope.SHARED: {Scope.SHARED},
+}
 
 log = logging.getLogger("proxy.admin")
 
@@ -63,7 +71,8 @@ async def export(
 @dataclass(slots=True)
 class Imported:
     """What became of the lines so far. `skipped`: there is such an entry already, or its time is
-    over. `unreachable`: they are for who presents a credential, by another store's secret."""
+    over. `unreachable`: they are for who presents a credential, by another store's secret, or
+    entries are shared otherwise here."""
 
     lines: int = 0
     imported: int = 0
@@ -82,7 +91,7 @@ class Importer:
     """Puts lines into a cache; run again, it changes nothing.
 
     An entry that is there already stays unless the line's was stored later. `rebind` gives an
-    entry to others than whom it was made for.
+    entry to others than whom it was made for. `scope` says who shares entries here.
     """
 
     def __init__(
@@ -91,12 +100,14 @@ class Importer:
         *,
         rebind: Rebind | None = None,
         scopes: str = "",
+        scope: Scope = Scope.CREDENTIAL,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._catalogue = catalogue
         self._cache = catalogue.cache
         self._rebind = rebind
         self._scopes = scopes
+        self._found = FOUND[scope]
         self._credentials = 0  # entries in the scope of one, since the last line with a cursor
         self._clock = clock
         self._waiting: list[tuple[int, Entry]] = []
@@ -134,9 +145,17 @@ class Importer:
         except LineError as exc:
             self.sums.fail(number, str(exc))
             return
-        self._credentials += _CREDENTIAL_SCOPE in entry.key.llm_string
+        self._look_for_scope(entry)
         self._waiting.append((number, entry))
         self._waiting_bytes += len(line)
+
+    def _look_for_scope(self, entry: Entry) -> None:
+        """Will any request find it?"""
+        said = _SCOPE.search(entry.key.llm_string)
+        if said is not None and said[1] not in self._found:
+            self.sums.unreachable += 1
+        elif said is not None and said[1] == Scope.CREDENTIAL:
+            self._credentials += 1
 
     def _end_page(self, line: bytes) -> None:
         if self._rebind is None and f'"scopes":"{self._scopes}"'.encode() not in line:

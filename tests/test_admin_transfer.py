@@ -92,8 +92,27 @@ async def test_entries_that_nobody_will_find_are_told(
         exported = (await of_old.get("/export")).content
         assert SECRET["scope_secret"].encode() not in exported
         assert (await of_new.post("/import", content=exported)).json()["unreachable"] == 1
-        bound = await of_new.post("/import?scope=shared", content=exported)
+        said = {"x-llm-cache-credential": "mine"}
+        bound = await of_new.post("/import?scope=credential", content=exported, headers=said)
         assert bound.json()["unreachable"] == 0
+
+
+@pytest.mark.parametrize(
+    ("scope", "query", "unreachable"),
+    [("shared", "", 1), ("shared", "?scope=shared", 0), ("credential", "?scope=shared", 1)],
+)
+async def test_entries_for_others_than_those_who_share_here_are_told(
+    start: Start, client: httpx.AsyncClient, scope: str, query: str, unreachable: int
+) -> None:
+    """Although the secret is the same: whoever asks is not looked for among them."""
+    old, new = await start("old"), await start("new", cache=SECRET | {"scope": scope})
+    await asker(client, old)()
+    async with AdminClient(old.origin) as of_old, AdminClient(new.origin) as of_new:
+        exported = (await of_old.get("/export")).content
+        told = await of_new.post(f"/import{query}", content=exported)
+        assert told.json()["unreachable"] == unreachable
+    asked = (await asker(client, new)()).headers["x-cache"]
+    assert asked == ("MISS" if unreachable else "HIT")
 
 
 HOSTILE: list[dict[str, Any]] = [

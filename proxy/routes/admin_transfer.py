@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from cache_backends.base import CacheError
 from proxy.catalogue import Catalogue
+from proxy.models import Scope
 from proxy.routes.admin_errors import of_cache
 from proxy.routes.admin_filters import Filters
 from proxy.routes.admin_gate import Gate, Role, Visitor
@@ -71,8 +72,9 @@ class Failed(BaseModel):
 
 class ImportSums(BaseModel):
     """What became of the lines. `failed` tells the first of the `failures`. `unreachable`: of
-    entries for who presents a credential, those of a cache with another scope secret: nobody finds
-    them here, unless they are imported with a `scope`."""
+    entries for who presents a credential, those of a cache with another scope secret, and all that
+    are for others than `cache.scope` says: nobody finds them here, unless they are imported with a
+    `scope`."""
 
     lines: int
     imported: int
@@ -88,12 +90,13 @@ def transfer_router(
     dialects: Mapping[str, str],
     *,
     scopes: Callable[[], str],
+    scope: Scope,
     rebinding: Rebinding,
     warming: Warming,
     clock: Callable[[], float] = time.time,
 ) -> APIRouter:
-    """`scopes` marks the secret by which callers are parted; `warming` makes a Warmer of path,
-    credential, concurrency and rate."""
+    """`scope` says how callers are parted, `scopes` marks the secret for that; `warming` makes a
+    Warmer of path, credential, concurrency and rate."""
     router = APIRouter(prefix="/admin", tags=["transfer"])
     full = Depends(gate.admits(Role.FULL))
 
@@ -125,7 +128,7 @@ def transfer_router(
         rebind = (
             None if said.scope is None else rebinding(said.scope, request.headers.get(CREDENTIAL))
         )
-        importer = Importer(catalogue, rebind=rebind, scopes=scopes(), clock=clock)
+        importer = Importer(catalogue, rebind=rebind, scopes=scopes(), scope=scope, clock=clock)
         upload = Upload(request.receive)
         sums = importer.run(upload.pieces())
         if NDJSON in request.headers.get("accept", ""):
