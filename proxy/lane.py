@@ -34,6 +34,8 @@ HEAD_EXTENSION = "llm_cache_proxy.head"
 HEAD_END = b"\r\n\r\n"
 
 MAX_BYTES = 64 * 2**20
+# Of one request, which the server's protocol gathers, and of what is kept of it in all.
+MAX_BODY_BYTES = 2**20
 MAX_ITEM_BYTES = 2 * 2**20
 # Who tells each request apart by a header, as tracing does, never sends the same bytes again:
 # what is taken in has come this often before.
@@ -269,7 +271,7 @@ def _can_repeat(inquiry: Inquiry, reply: Reply) -> bool:
     bounds = (verdict.max_age, verdict.min_fresh)
     if control.only_if_cached or verdict.counted or any(v is not None for v in (*asked, *bounds)):
         return False
-    return reply.event.outcome is Outcome.HIT
+    return reply.event.outcome is Outcome.HIT and len(inquiry.call.body) <= MAX_BODY_BYTES
 
 
 def _is_plain(scope: Mapping[str, Any], head: bytes, body: bytes) -> bool:

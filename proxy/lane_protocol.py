@@ -7,9 +7,6 @@ import asyncio
 from proxy.lane import HEAD_END, HEAD_EXTENSION, LANE, Lane
 from proxy.protocol import Protocol
 
-# Of a request with a known head, so much of the body is waited for here.
-MAX_GATHERED_BYTES = 2**20
-
 
 class LaneProtocol(Protocol):
     """Offers each read to the lane while the connection is quiet: no message has begun, none is
@@ -62,7 +59,6 @@ class LaneProtocol(Protocol):
         cycle = self.cycle
         return (
             not self._begun
-            and not self._head_bytes
             and (cycle is None or cycle.response_complete)
             and not self.pipeline
             and not self.flow.write_paused
@@ -82,8 +78,6 @@ class LaneProtocol(Protocol):
                 break
             end = body + length
             if len(data) < end:
-                if end - at > MAX_GATHERED_BYTES:
-                    break
                 self._gather(data[at:], end - len(data))
                 return b""
             answer = lane.answer(data[at:end]) if at or end < len(data) else None

@@ -365,6 +365,25 @@ async def test_a_connection_in_the_lane_is_idle_from_its_last_answer_on(
     assert loop.time() - began > 0.2
 
 
+async def test_a_connection_may_know_nothing_but_the_lane(
+    laned: StartProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline for its first head ends with an answer; each is one that the server counts."""
+    live = await laned()
+    first = await connect(live.origin)
+    for _ in range(3):
+        await first.send_bytes(post())
+        await answered(first)
+    monkeypatch.setattr(LaneProtocol, "head_deadline_s", 0.2)
+    second = await connect(live.origin)
+    for _ in range(3):
+        await second.send_bytes(post())
+        await answered(second)
+        await asyncio.sleep(0.1)
+    assert live.app.lane.served == 4
+    assert {each.server_state.total_requests for each in connections(live)} == {6}
+
+
 async def test_one_who_was_asking_when_the_server_stops_is_answered(
     laned: StartProxy, connect: Connect
 ) -> None:
@@ -398,13 +417,35 @@ async def test_one_who_asks_ahead_and_takes_nothing_fills_no_memory(
     (connection,) = connections(live)
     while not connection.flow.write_paused:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.001)
-    waiting = connection.transport.get_write_buffer_size()
-    await asyncio.sleep(0.05)
-    assert connection.transport.get_write_buffer_size() < 2**20 + waiting
+    assert connection.transport.get_write_buffer_size() < 2**20
     for _ in range(2000):
         assert await answered(raw)
     assert await raw.head() == 404
     await asked
+
+
+@pytest.mark.parametrize(("size", "served"), [(2**20 - 200, 1), (2**20 + 1, 0)])
+async def test_bodies_above_a_megabyte_stay_out(
+    laned: StartProxy, client: httpx.AsyncClient, size: int, served: int
+) -> None:
+    """The server would have to gather them."""
+    live = await laned()
+    ask = asker(client, live)
+    for _ in range(3):
+        await ask(prompt="x" * size)
+    assert live.app.lane.served == served
+
+
+async def test_digests_that_are_equal_mix_nothing_up(
+    laned: StartProxy, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They only find an answer: the bytes of the requests are compared."""
+    monkeypatch.setattr("proxy.lane.xxh3_64_intdigest", lambda _: 1)
+    live = await laned()
+    ask = asker(client, live)
+    told = {words((await warmed(ask, live, prompt=prompt)).content) for prompt in "abc"}
+    assert len(told) == 3
+    assert len(live.app.lane) == 1
 
 
 async def test_the_lane_is_bounded_by_bytes(laned: StartProxy, client: httpx.AsyncClient) -> None:
@@ -419,8 +460,9 @@ async def test_the_lane_is_bounded_by_bytes(laned: StartProxy, client: httpx.Asy
         await from_lane(ask, live)
         assert live.app.lane.bytes <= 100_000
     assert 5 < len(live.app.lane) < 100
-    heads = live.app.lane._heads
-    assert sum(head.answers for head in heads.values()) == len(live.app.lane)
+    heads = live.app.lane._heads.values()
+    assert sum(head.answers for head in heads) == len(live.app.lane)
+    assert all(head.answers for head in heads)
 
 
 async def test_no_cutting_of_requests_mixes_answers_up(laned: StartProxy, connect: Connect) -> None:
