@@ -21,6 +21,8 @@ _PLAIN = Head(200, [(b"content-type", b"application/json")])
 _STREAM = Head(200, [(b"content-type", b"text/event-stream")])
 # What says of a text where it comes from, or how likely it was: no longer true of another.
 _OF_TEXT: dict[str, Any] = {"logprobs": None, "annotations": [], "citations": None}
+# What a body says it is.
+_KINDS = ("object", "type", "role")
 
 
 def with_text(generations: Sequence[Generation], text: str) -> list[Generation]:
@@ -102,6 +104,8 @@ def check(
             raise BadRequest(_UNTELLABLE.format(dialect.name)) from exc
         if told != [each.text for each in generations]:
             raise BadRequest(_UNTELLABLE.format(dialect.name))
+        if misfit := _misfit_of(ask, dialect, entry.generations, generations):
+            raise BadRequest(f"{misfit}: is missing, or not what clients expect there")
         if text is not None and facts.has_tool_calls:
             raise BadRequest("text: this answer calls tools; give all generations")
         if facts.broken_json:
@@ -122,6 +126,39 @@ def _told_again(ask: Ask, dialect: Dialect, generations: list[Generation]) -> li
     recorder.feed(dialect.replay(ask, [generations]))
     answers = recorder.finish()
     return None if answers is None else [each.text for each in answers[0]]
+
+
+def _misfit_of(ask: Ask, dialect: Dialect, before: list[Generation], now: list[Generation]) -> str:
+    """Where the answer is of another shape than the one before; "" if nowhere."""
+    if ask.stream or not dialect.can_replay(ask, [before]):
+        return ""
+    old, new = (orjson.loads(dialect.replay(ask, [each])) for each in (before, now))
+    for name, value in old.items():
+        if value is not None and new.get(name) is None:
+            return str(name)
+        if name in _KINDS and new[name] != value:
+            return str(name)
+    return _misfit(old, new)
+
+
+def _misfit(old: Any, new: Any, path: str = "") -> str:
+    if old is None or new is None:
+        return ""
+    if _kind(old) is not _kind(new):
+        return path
+    if isinstance(old, dict):
+        # What a tool is given is up to whoever made the tool.
+        pairs = [(f"{path}.{name}".lstrip("."), name) for name in old if name in new]
+        places = [(at, old[name], new[name]) for at, name in pairs if name != "input"]
+    elif isinstance(old, list):
+        places = [(f"{path}[{at}]", *each) for at, each in enumerate(zip(old, new, strict=False))]
+    else:
+        return ""
+    return next((found for at, was, is_ in places if (found := _misfit(was, is_, at))), "")
+
+
+def _kind(value: Any) -> type:
+    return float if type(value) is int else type(value)
 
 
 def _asks(entry: Entry, dialect: Dialect) -> list[Ask]:

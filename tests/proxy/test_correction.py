@@ -131,3 +131,37 @@ def test_what_is_no_answer_of_the_dialect_is_refused(name: str) -> None:
     ):
         with pytest.raises(BadRequest, match=f"dialect {name}"):
             check(entry, DIALECTS[name], bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "where"),
+    [
+        ("chat", {"id": None}, "id"),
+        ("chat", {"id": ["c"]}, "id"),
+        ("chat", {"object": "another"}, "object"),
+        ("messages", {"usage": {"input_tokens": "1", "output_tokens": 1}}, "usage.input_tokens"),
+        ("responses", {"status": 5}, "status"),
+    ],
+)
+def test_what_clients_could_not_read_is_refused(
+    name: str, said: dict[str, Any], where: str
+) -> None:
+    """The words are right, and what is around them is no longer what it was."""
+    entry = entry_of(name, *ANSWERS[name])
+    (good,) = entry.generations
+    assert good.generation_info is not None
+    around = {**good.generation_info["envelope"], **said}
+    bad = replace(good, generation_info={**good.generation_info, "envelope": around})
+    with pytest.raises(BadRequest, match=rf"^{where}: |dialect {name}"):
+        check(entry, DIALECTS[name], [bad])
+
+
+def test_an_answer_may_become_a_call_of_a_tool() -> None:
+    """And what a tool is given may have any shape."""
+    use = {"type": "tool_use", "id": "t", "name": "f"}
+    body = {**CHAT, "max_tokens": 9}
+    before = entry_of("messages", body, anthropic({**use, "input": {"a": 1}}))
+    after = entry_of("messages", body, anthropic({**use, "input": {"a": ["x"]}}))
+    spoken = entry_of("messages", body, anthropic(TEXT))
+    check(before, DIALECTS["messages"], after.generations)
+    check(spoken, DIALECTS["messages"], after.generations)
