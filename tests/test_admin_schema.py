@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,3 +84,13 @@ def test_the_description_is_true(case: schemathesis.Case, origin: str) -> None:
     """No fault of ours, no status and no shape that it does not tell; what it allows is taken, what
     it forbids is refused, and nothing is answered without the token."""
     case.call_and_validate(base_url=origin)
+
+
+@pytest.mark.parametrize("path", ["/v1/#part", "/..", "/v1/../x", "/v1/a;.", "v1"])
+def test_what_is_never_routed_is_forbidden(path: str) -> None:
+    """A path to be explained is one that could be asked for."""
+    described = description()["components"]["schemas"]["Described"]["properties"]["path"]
+    pattern = next(each["pattern"] for each in described["anyOf"] if "pattern" in each)
+    assert re.search(pattern, path) is None
+    for asked in ("/v1/chat/completions", "/~ttl=0.5/azure/gpt-4.1/chat/completions?v=1.0"):
+        assert re.search(pattern, asked)

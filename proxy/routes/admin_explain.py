@@ -26,12 +26,17 @@ MAX_LAST = 100
 MAX_COMPARED = 20
 
 
+# What `providers` routes, but for encoded characters that it refuses: what follows a dot is no
+# segment of its own, a fragment is never sent.
+_PATH = r'^/([!"$-\-/->@-\[\]-~]|[!"$-\-0-:<->@-\[\]-~]\.)*(\?[!-~]*)?$'
+
+
 class Described(BaseModel):
     """A request as it would be sent; it is not."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    path: str | None = Field(None, max_length=8192, pattern=r"^/[!-\[\]-~]*$")
+    path: str | None = Field(None, max_length=8192, pattern=_PATH)
     """On this proxy, with directives and query. Left out: where such a body is sent at OpenAI."""
     headers: dict[str, str] = Field(default={}, max_length=200)
     """A credential is hashed and dropped. Without one, the entries of all are looked at."""
