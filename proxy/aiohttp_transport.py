@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import Any
@@ -15,27 +15,37 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from proxy.aiohttp_exchange import (
+    MAX_HEADER_LINE_BYTES,
+    READ_BUFFER_BYTES,
+    STALE_WITHIN_S,
+    Place,
+    PooledConnection,
+    Reply,
+    StaleConnectionError,
+    can_be_written,
+)
+from proxy.aiohttp_faults import (
+    LOST_CONNECTION,
+    before_reply,
+    during_reply,
+    has_begun,
+    without_url,
+)
 from proxy.environment import Environment
 
-# aiohttp's 8190 is less than some gateways put into one header.
-MAX_HEADER_LINE_BYTES = 64 * 2**10
-# aiohttp stops reading from the socket at twice this: what a slow client can pin per stream.
-READ_BUFFER_BYTES = 64 * 2**10
 # Larger bodies are written in pieces: in one, they block the loop while they are copied.
 WRITE_PIECE_BYTES = 256 * 2**10
 DNS_TTL_S = 30
-# A connection that the server closed while it lay in the pool shows that within a round trip. One
-# that is lost later was at work: to ask again would cost the caller twice.
-STALE_WITHIN_S = 5.0
+MAX_PLACES = 128
 # NAT gateways forget connections that are silent for minutes, as those of reasoning models are.
 TCP_KEEPALIVE_S = 60
 
+Origin = tuple[str, bytes, int | None]  # scheme, host, port
+RawHeaders = Sequence[tuple[bytes, bytes]]
+Waits = Mapping[str, float]
+
 _ADDED_BY_AIOHTTP = frozenset({"user-agent", "accept", "accept-encoding", "content-type"})
-_LOST_CONNECTION = (
-    aiohttp.ServerDisconnectedError,
-    aiohttp.ClientOSError,
-    aiohttp.ClientConnectionResetError,
-)
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -58,6 +68,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self._keepalive_s = keepalive_s
         self._ssl = self._environment.ssl_context()
         self._route = lru_cache(maxsize=128)(self._find_route)
+        self._places: dict[Origin, Place] = {}
         # Opened by the first request, because aiohttp binds a session to the running loop.
         self._pool: aiohttp.ClientSession | None = None
         self._single: aiohttp.ClientSession | None = None
@@ -70,20 +81,52 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         try:
             try:
                 response = await self._send(self._pooled(), request, body)
-            except _LOST_CONNECTION as exc:
+            except LOST_CONNECTION as exc:
                 if isinstance(body, httpx.AsyncByteStream) or not trip.met_stale_connection(exc):
                     raise
                 response = await self._send(self._unpooled(), request, body)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise _before_reply(exc) from _without_url(exc)
+            raise before_reply(exc) from without_url(exc)
         return httpx.Response(
             response.status,
             headers=response.raw_headers,
             stream=_Reply(response),
         )
 
+    async def post(
+        self, origin: Origin, target: bytes, headers: RawHeaders, body: bytes, waits: Waits
+    ) -> Reply | None:
+        """Send what has a body of moderate size: in a third of the time that httpx's interface
+        takes. `None`: this cannot be sent so. Raises as that does; `waits` is its `timeout`.
+        """
+        if not 0 < len(body) <= WRITE_PIECE_BYTES or not can_be_written(headers):
+            return None
+        timeout = _timeout(waits.get("connect"), waits.get("read"))
+        idle_s = waits.get("idle")
+        try:
+            place = self._places.get(origin) or self._find_place(origin)
+            if place is None:
+                return None
+            try:
+                return await place.post(target, headers, body, timeout, idle_s)
+            except StaleConnectionError:
+                alone = place.of(self._unpooled())
+                return await alone.post(target, headers, body, timeout, idle_s)
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as exc:
+            raise before_reply(exc) from without_url(exc)
+
+    def _find_place(self, origin: Origin) -> Place | None:
+        url, proxy = self._route(*origin, b"/")
+        if proxy is not None or url.scheme not in ("http", "https") or not url.host:
+            return None
+        while len(self._places) >= MAX_PLACES:
+            del self._places[next(iter(self._places))]
+        self._places[origin] = place = Place(self._pooled(), url)
+        return place
+
     async def aclose(self) -> None:
         self._closed = True
+        self._places.clear()
         sessions, self._pool, self._single = (self._pool, self._single), None, None
         for session in sessions:
             if session is not None:
@@ -169,38 +212,18 @@ class _Trip:
 
     def met_stale_connection(self, exc: aiohttp.ClientError) -> bool:
         """Tell whether the server had closed the connection before it saw the request."""
-        if self.connected or _has_begun(exc):
+        if self.connected or has_begun(exc):
             return False
         return asyncio.get_running_loop().time() - self.started < STALE_WITHIN_S
 
 
 # aiohttp tells of reused connections only through its tracing, which costs a sixth of the
 # throughput; but whoever needs a connection comes by `_socket`, in the context of the request.
-_trip: ContextVar[_Trip] = ContextVar("_trip")
-
-
-class _Connection(ResponseHandler):
-    """aiohttp's connection, which tells the reader of a body also what aiohttp keeps to itself."""
-
-    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        super().set_exception(exc, *cause)
-        # Without this, a reader waits for ever for what follows a malformed chunk.
-        if isinstance(exc, HttpProcessingError):
-            self._break_off(aiohttp.ClientPayloadError("malformed framing"))
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        # Without this, a body that ends with its connection seems whole after a reset.
-        if isinstance(exc, OSError):
-            self._break_off(aiohttp.ClientOSError(*exc.args))
-        super().connection_lost(exc)
-
-    def _break_off(self, exc: aiohttp.ClientError) -> None:
-        if self._payload is not None and not self._payload.is_eof():
-            self._payload.set_exception(exc)
+_trip: ContextVar[_Trip | None] = ContextVar("_trip", default=None)
 
 
 def _connection(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
-    return _Connection(loop)
+    return PooledConnection(loop)
 
 
 class _Reply(httpx.AsyncByteStream):
@@ -215,7 +238,7 @@ class _Reply(httpx.AsyncByteStream):
             while chunk := await content.readany():
                 yield chunk
         except (aiohttp.ClientError, OSError) as exc:
-            raise _during_reply(exc) from exc
+            raise during_reply(exc) from exc
         finally:
             self._response.close()
 
@@ -255,7 +278,8 @@ def _limit_silence(response: aiohttp.ClientResponse, seconds: float | None) -> N
 
 
 def _socket(address: Any) -> socket.socket:
-    _trip.get().connected = True
+    if (trip := _trip.get()) is not None:
+        trip.connected = True
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -263,47 +287,3 @@ def _socket(address: Any) -> socket.socket:
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), TCP_KEEPALIVE_S)
     return sock
-
-
-def _has_begun(exc: BaseException) -> bool:
-    """Tell whether a part of the reply's head had come: aiohttp then gives it as the message."""
-    return isinstance(exc, aiohttp.ServerDisconnectedError) and not isinstance(exc.message, str)
-
-
-def _before_reply(exc: Exception) -> httpx.HTTPError:
-    match exc:
-        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
-            return httpx.ProxyError("the proxy could not be used")
-        case aiohttp.ConnectionTimeoutError():
-            return httpx.ConnectTimeout("no connection in time")
-        case TimeoutError():
-            return httpx.ReadTimeout("no reply in time")
-        case aiohttp.ClientConnectorError() | aiohttp.ServerFingerprintMismatch():
-            return httpx.ConnectError("no connection")
-        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
-            return httpx.UnsupportedProtocol("not an http:// or https:// URL")
-        case aiohttp.ClientResponseError():
-            return httpx.RemoteProtocolError("not an HTTP reply")
-        case aiohttp.ServerDisconnectedError():
-            return httpx.RemoteProtocolError("closed the connection before a reply")
-        case aiohttp.ClientOSError():
-            return httpx.ReadError("the connection broke before a reply")
-        case aiohttp.ClientError() | OSError():
-            return httpx.WriteError("the request could not be sent")
-        case _:  # ValueError: a method, header or length that HTTP does not allow
-            return httpx.LocalProtocolError("not a valid HTTP request")
-
-
-def _during_reply(exc: Exception) -> httpx.HTTPError:
-    match exc:
-        case aiohttp.ClientPayloadError():
-            return httpx.RemoteProtocolError("broke off in mid-reply")
-        case TimeoutError():
-            return httpx.ReadTimeout("fell silent in mid-reply")
-        case _:
-            return httpx.ReadError("the connection broke in mid-reply")
-
-
-def _without_url(exc: Exception) -> Exception | None:
-    """Return the cause to show in tracebacks: none if it quotes URL or reply, which are secret."""
-    return None if isinstance(exc, (aiohttp.ClientResponseError, ValueError)) else exc

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import lru_cache
 
 from proxy.models import Headers
 
@@ -11,6 +13,7 @@ _HOP_BY_HOP = frozenset(
     | {b"http2-settings", b"proxy-connection"}
 )
 _OF_REQUESTS = _HOP_BY_HOP | {b"host", b"content-length", b"expect", b"llm-cache-control"}
+_NOTHING: frozenset[bytes] = frozenset()
 _OF_RESPONSES = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info"}
 # What `Connection` may not take off a message: what it says, and who says it.
 _NEVER_NOMINATED = re.compile(
@@ -20,12 +23,12 @@ _NEVER_NOMINATED = re.compile(
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def request_headers(headers: Headers) -> Headers:
-    """Return what of a caller's headers goes to the provider, in its order.
+def request_headers(headers: Headers, *, but: frozenset[bytes] = _NOTHING) -> Headers:
+    """Return what of a caller's headers goes to the provider, in its order, without those of `but`.
 
     What frames the body is added by whoever sends it; Host comes from the URL.
     """
-    dropped = _OF_REQUESTS | _nominated(headers)
+    dropped = _dropped(_OF_REQUESTS, but, joined(headers, b"connection"))
     return [
         header
         for header in headers
@@ -33,13 +36,16 @@ def request_headers(headers: Headers) -> Headers:
     ]
 
 
-def response_headers(headers: Headers) -> Headers:
+def response_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return what of a provider's headers goes to the caller, in order, names in lower case."""
-    headers = [(name.lower(), _CONTROL.sub(b" ", value)) for name, value in headers]
-    dropped = _OF_RESPONSES | _nominated(headers)
-    if any(name == b"transfer-encoding" for name, _ in headers):
-        dropped |= {b"content-length"}  # RFC 9112 6.3: beside it, a length is void
-    return [header for header in headers if header[0] not in dropped]
+    lowered = [(name.lower(), value) for name, value in headers]
+    if _CONTROL.search(b"".join([value for _, value in lowered])):
+        lowered = [(name, _CONTROL.sub(b" ", value)) for name, value in lowered]
+    dropped = _dropped(_OF_RESPONSES, _NOTHING, joined(lowered, b"connection"))
+    kept = [header for header in lowered if header[0] not in dropped]
+    if b"transfer-encoding" in dict(lowered):
+        return without(kept, b"content-length")  # RFC 9112 6.3: beside it, a length is void
+    return kept
 
 
 def without(headers: Headers, *names: bytes) -> Headers:
@@ -47,6 +53,9 @@ def without(headers: Headers, *names: bytes) -> Headers:
 
 
 def joined(headers: Headers, name: bytes) -> bytes:
+    once = dict(headers)
+    if len(once) == len(headers):  # nothing is there twice
+        return once.get(name, b"").strip()
     return b", ".join([value.strip() for key, value in headers if key == name])
 
 
@@ -55,6 +64,11 @@ def announced_length(headers: Headers) -> int | None:
     return int(length) if length.isdigit() else None
 
 
-def _nominated(headers: Headers) -> set[bytes]:
-    names = joined(headers, b"connection").lower().split(b",")
-    return {name for each in names if not _NEVER_NOMINATED.fullmatch(name := each.strip())}
+# Nearly all say "keep-alive", or nothing.
+@lru_cache(maxsize=128)
+def _dropped(
+    always: frozenset[bytes], too: frozenset[bytes], connection: bytes
+) -> frozenset[bytes]:
+    names = connection.lower().split(b",")
+    nominated = [n for each in names if not _NEVER_NOMINATED.fullmatch(n := each.strip())]
+    return always.union(too, nominated)

@@ -6,20 +6,25 @@ import asyncio
 import os
 import re
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import httpx
 
+from proxy.aiohttp_transport import AiohttpTransport, Origin
 from proxy.end_to_end import announced_length, joined, request_headers, response_headers, without
 from proxy.errors import BadRequest, ProxyError, UpstreamFailure, UpstreamTimeout
-from proxy.inflate import Inflate, Plain, decoder_for
+from proxy.inflate import Decoder, Inflate, Plain, decoder_for
 from proxy.models import Head, Headers
 
 # Everything that httpx's transport interface can raise.
 _FOREIGN = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict)
+
+
+_ACCEPT_ENCODING = frozenset({b"accept-encoding"})
+_NOTHING: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,16 @@ class Limits:
     idle_s: float = 600.0  # between two pieces of a body, in either direction
 
 
+_Body = bytes | AsyncIterator[bytes] | None
+
+
 class Upstream:
     """The one door to all providers."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, limits: Limits = Limits()) -> None:
         self._transport = transport
+        # Its short way, where it has one; httpx's interface is there for all that cannot go it.
+        self._post = transport.post if isinstance(transport, AiohttpTransport) else None
         self._limits = limits
         self._timeout = {
             "connect": limits.connect_s,
@@ -62,15 +72,9 @@ class Upstream:
         UpstreamTimeout, BadRequest, and what `body` raises.
         """
         target = _target(url)
-        request = httpx.Request(
-            method,
-            target.url,
-            headers=_framed(headers, body, decode=decode),
-            stream=_stream(body, self._limits),
-            extensions={"target": target.raw, "timeout": self._timeout},
-        )
-        response = await self._response(request, target.host)
-        arrival = Arrival(response, method, target.host, self._limits, decode=decode)
+        framed = _framed(headers, body, decode=decode)
+        reply = await self._reply(method, target, framed, body)
+        arrival = Arrival(reply, method, target.host, self._limits, decode=decode)
         if arrival.head.status > 599:
             await arrival.aclose()
             raise UpstreamFailure(
@@ -87,13 +91,61 @@ class Upstream:
     async def aclose(self) -> None:
         await self._transport.aclose()
 
-    async def _response(self, request: httpx.Request, host: str) -> httpx.Response:
+    async def _reply(
+        self,
+        method: str,
+        target: _Target,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes] | None,
+    ) -> Reply:
         try:
-            if isinstance(request.stream, _Upload):
-                return await request.stream.sent_by(self._transport, request)
-            return await self._transport.handle_async_request(request)
+            if self._post is not None and method == "POST" and isinstance(body, bytes):
+                reply = await self._post(target.origin, target.raw, headers, body, self._timeout)
+                if reply is not None:
+                    return reply
+            return await self._reply_to(self._request(method, target, headers, body))
         except _FOREIGN as exc:
-            raise _failure(exc, host, self._limits) from exc
+            raise _failure(exc, target.host, self._limits) from exc
+
+    def _request(
+        self,
+        method: str,
+        target: _Target,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes] | None,
+    ) -> httpx.Request:
+        return httpx.Request(
+            method,
+            target.url,
+            headers=headers,
+            stream=_stream(body, self._limits),
+            extensions={"target": target.raw, "timeout": self._timeout},
+        )
+
+    async def _reply_to(self, request: httpx.Request) -> Reply:
+        if isinstance(request.stream, _Upload):
+            response = await request.stream.sent_by(self._transport, request)
+        else:
+            response = await self._transport.handle_async_request(request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        return _Reply(response.status_code, response.headers.raw, response.stream)
+
+
+class Reply(Protocol):
+    """Head and stream of a response, from whichever way of the transport."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Iterable[tuple[bytes, bytes]]: ...
+    @property
+    def stream(self) -> httpx.AsyncByteStream: ...
+
+
+class _Reply(NamedTuple):
+    status: int
+    headers: Iterable[tuple[bytes, bytes]]
+    stream: httpx.AsyncByteStream
 
 
 class Arrival:
@@ -104,43 +156,51 @@ class Arrival:
     """
 
     def __init__(
-        self, response: httpx.Response, method: str, host: str, limits: Limits, *, decode: bool
+        self, reply: Reply, method: str, host: str, limits: Limits, *, decode: bool
     ) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        self._stream = response.stream
+        self._stream = reply.stream
         self._host = host
         self._limits = limits
         self._closed = False
-        headers = response_headers(response.headers.raw)
+        headers = response_headers(reply.headers)
         decoder = decoder_for(joined(headers, b"content-encoding")) if decode else Plain()
         self.opaque = decoder is None
         self._decoder = decoder or Plain()
         if isinstance(decoder, Inflate):
             headers = without(headers, b"content-encoding", b"content-length")
-        self.head = Head(response.status_code, headers)
-        has_body = method != "HEAD" and response.status_code not in (204, 304)
+        self.head = Head(reply.status, headers)
+        has_body = method != "HEAD" and reply.status not in (204, 304)
         self.length = announced_length(headers) if has_body else 0
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<Arrival {self.head.status} from {self._host}, {state}>"
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """Give the body as it arrives. Ends only if it is whole; raises UpstreamFailure if not."""
+        if isinstance(self._decoder, Plain):
+            return _AsTheyCome(aiter(self._stream), self)
+        return self._decoded(self._decoder)
+
+    async def _decoded(self, decoder: Decoder) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._stream:
-                for piece in self._decoder.feed(chunk):
+            async for chunk in _AsTheyCome(aiter(self._stream), self):
+                for piece in decoder.feed(chunk):
                     yield piece
-            self._decoder.finish()
-        except httpx.ReadTimeout as exc:
-            raise UpstreamTimeout(
-                f"{self._host} fell silent for {self._limits.idle_s:g} s in the middle of its "
-                "answer; try again, or raise upstream.idle_timeout_s"
-            ) from exc
-        except (zlib.error, *_FOREIGN) as exc:
+            decoder.finish()
+        except zlib.error as exc:
             raise _failure(exc, self._host, self._limits) from exc
         finally:
             await self.aclose()
+
+    def failure(self, exc: BaseException) -> ProxyError:
+        """What it means that the body broke off so."""
+        if isinstance(exc, httpx.ReadTimeout):
+            return UpstreamTimeout(
+                f"{self._host} fell silent for {self._limits.idle_s:g} s in the middle of its "
+                "answer; try again, or raise upstream.idle_timeout_s"
+            )
+        return _failure(exc, self._host, self._limits)
 
     async def aclose(self) -> None:
         """Free the connection. May be called at any time and more than once."""
@@ -148,6 +208,29 @@ class Arrival:
             self._closed = True
             # Does not suspend in the transport used here: no cancellation can come in between.
             await self._stream.aclose()
+
+
+class _AsTheyCome:
+    """The chunks of an arrival. No generator: asyncio keeps a register of those."""
+
+    __slots__ = ("_arrival", "_chunks")
+
+    def __init__(self, chunks: AsyncIterator[bytes], arrival: Arrival) -> None:
+        self._chunks = chunks
+        self._arrival = arrival
+
+    def __aiter__(self) -> _AsTheyCome:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._chunks)
+        except _FOREIGN as exc:
+            await self._arrival.aclose()
+            raise self._arrival.failure(exc) from exc
+        except BaseException:  # the end is one too
+            await self._arrival.aclose()
+            raise
 
 
 class _Upload(httpx.AsyncByteStream):
@@ -202,9 +285,9 @@ def _stream(
 def _framed(
     headers: Headers, body: bytes | AsyncIterator[bytes] | None, *, decode: bool
 ) -> Headers:
-    sent = request_headers(headers)
+    sent = request_headers(headers, but=_ACCEPT_ENCODING if decode else _NOTHING)
     if decode:
-        sent = [*without(sent, b"accept-encoding"), (b"accept-encoding", b"identity")]
+        sent.append((b"accept-encoding", b"identity"))
     length = len(body) if isinstance(body, bytes) else announced_length(headers)
     if body and length is not None:
         sent.append((b"content-length", b"%d" % length))
@@ -213,6 +296,7 @@ def _framed(
 
 class _Target(NamedTuple):
     url: httpx.URL
+    origin: Origin
     raw: bytes  # path and query as they came; httpx.URL levels them
     host: str  # for people
 
@@ -227,7 +311,8 @@ def _target(url: str) -> _Target:
         raise BadRequest("the URL of this request cannot be read; check path and query") from None
     path = re.sub(r"^\w+://[^/?#]*", "", url)
     raw = path if path.startswith("/") else f"/{path}"
-    return _Target(parsed, raw.encode(), parsed.netloc.decode())
+    origin = (parsed.scheme, parsed.raw_host, parsed.port)
+    return _Target(parsed, origin, raw.encode(), parsed.netloc.decode())
 
 
 # What each failure means to the caller. A class that is not named counts as its base class.

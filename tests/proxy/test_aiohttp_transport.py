@@ -15,7 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from proxy import aiohttp_transport
+from proxy import aiohttp_exchange, aiohttp_transport
 from proxy.aiohttp_transport import AiohttpTransport
 from proxy.environment import Environment
 from tests.fakes.raw_upstream import Exchange, RawUpstream, reply, saying
@@ -32,10 +32,38 @@ async def transport() -> AsyncIterator[AiohttpTransport]:
     await it.aclose()
 
 
-@pytest.fixture
-def send(transport: AiohttpTransport) -> Send:
-    """`await send(url, headers=..., body=..., target=..., connect=..., read=..., idle=...)`."""
-    return sender(transport)
+@pytest.fixture(params=["long", "short"])
+def send(transport: AiohttpTransport, request: pytest.FixtureRequest) -> Send:
+    """`await send(url, headers=..., body=..., target=..., connect=..., read=..., idle=...)`: by
+    httpx's interface, or by the short way where that can be gone."""
+    return sender(transport) if request.param == "long" else short_sender(transport)
+
+
+def short_sender(transport: AiohttpTransport) -> Send:
+    long = sender(transport)
+
+    async def send(
+        url: str,
+        *,
+        method: str = "POST",
+        headers: list[tuple[bytes, bytes]] | None = None,
+        body: bytes | AsyncIterator[bytes] | httpx.AsyncByteStream = b"{}",
+        target: bytes | None = None,
+        **timeout: float,
+    ) -> httpx.Response:
+        reply = None
+        if method == "POST" and isinstance(body, bytes):
+            at = httpx.URL(url)
+            framed = [*(headers or []), (b"Content-Length", b"%d" % len(body))]
+            origin = (at.scheme, at.raw_host, at.port)
+            reply = await transport.post(origin, target or at.raw_path, framed, body, timeout)
+        if reply is None:
+            return await long(
+                url, method=method, headers=headers, body=body, target=target, **timeout
+            )
+        return httpx.Response(reply.status, headers=list(reply.headers), stream=reply)
+
+    return send
 
 
 def sender(transport: AiohttpTransport) -> Send:
@@ -257,7 +285,8 @@ async def test_a_connection_lost_late_was_not_stale(
     send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that took its time before it closed has worked on the request."""
-    monkeypatch.setattr(aiohttp_transport, "STALE_WITHIN_S", 0)
+    for module in (aiohttp_transport, aiohttp_exchange):
+        monkeypatch.setattr(module, "STALE_WITHIN_S", 0)
     async with RawUpstream(closing_from(2)) as upstream:
         await read(await send(upstream.origin))
         with pytest.raises(httpx.RemoteProtocolError):
