@@ -73,6 +73,25 @@ async def test_figures_tell_what_was_saved(stage: Stage) -> None:
     await expect(page.locator(".block", has_text="from memory")).to_contain_text("1")
 
 
+async def test_the_first_requests_are_seen_in_all_charts(stage: Stage) -> None:
+    """One point makes no line, and next to nothing is no axis of equal labels."""
+    await stage.begin()
+    await stage.chat(model="gpt-4o-mini")
+    await stage.chat(model="gpt-4o-mini")
+    page = await stage.look()
+    latency = page.locator("figure", has_text="Latency")
+    await expect(latency.locator(".legend")).to_contain_text("ms")
+    accent = """canvas => {
+      const told = getComputedStyle(document.documentElement).getPropertyValue("--accent").trim();
+      const [red, green, blue] = [1, 3, 5].map((at) => parseInt(told.slice(at, at + 2), 16));
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      for (let at = 0; at < data.length; at += 4)
+        if (data[at] === red && data[at + 1] === green && data[at + 2] === blue) return true;
+      return false;
+    }"""
+    assert await latency.locator("canvas").evaluate(accent)
+
+
 async def test_who_has_asked_nothing_is_told_how(stage: Stage) -> None:
     """The base URLs of this very proxy."""
     live = await stage.begin()
@@ -346,9 +365,11 @@ async def test_a_purge_is_previewed(stage: Stage) -> None:
     page = await stage.look("Entries")
     await page.get_by_text("Filters").click()
     await page.get_by_label("Model").fill("bad")
+    await page.get_by_role("searchbox").fill("answer")
     await expect(rows(page)).to_have_count(3)
     await page.get_by_role("button", name="Purge…").click()
-    await expect(page.get_by_text("All entries with model “bad”.")).to_be_visible()
+    said = "All entries with the words “answer”, model “bad”."
+    await expect(page.get_by_text(said)).to_be_visible()
     await expect(page.locator("dialog .count")).to_have_text("3 entries will be deleted.")
     assert await stage.live.stored() == 4
     await confirm(page, "Purge")

@@ -16,7 +16,8 @@ const BOTH = new Intl.DateTimeFormat("en-GB", {
 });
 
 // `series`: {name, colour, drawn, told, kind, scale}: what is drawn of a point, and what is told of
-// some points. `scales`: {y: {format, log, range}}, the first on the left, the second on the right.
+// some points. `scales`: {y: {format, log, range, least}}, the first on the left, the second on the
+// right; `least` tells how far it goes at least.
 export function timeChart({ title, series, scales, empty }) {
   const when = el("span", { class: "when" });
   const values = series.map(() => el("b", {}));
@@ -96,11 +97,16 @@ function dataOf(points, series) {
 
 function scalesOf(scales) {
   return Object.fromEntries(
-    Object.entries(scales).map(([name, { log, range }]) => [
+    Object.entries(scales).map(([name, { log, range, least }]) => [
       name,
-      log ? { distr: 3 } : { range: range ?? ((_, __, most) => [0, most > 0 ? most * 1.1 : 1]) },
+      log ? { distr: 3 } : { range: range ?? fromZero(least) },
     ]),
   );
+}
+
+// Numbers too small to be told apart in words are drawn small.
+function fromZero(least = () => 0) {
+  return (_, __, most) => [0, Math.max(most * 1.1, least()) || 1];
 }
 
 function axesOf(scales, span, colour) {
@@ -146,8 +152,14 @@ function seriesOf({ colour, kind, scale }, colourOf, length) {
     const paths = uPlot.paths.bars({ size: [0.8, 48], align: 1 });
     return { scale, fill: stroke, paths, points: { show: false } };
   }
-  const points = { show: length < 40, size: 4, fill: stroke };
+  const points = { show: length < 40, filter: onlyOne, size: 4, fill: stroke };
   return { scale, stroke, width: 1.5, spanGaps: true, points };
+}
+
+// A single value makes no line.
+function onlyOne(plotted, place) {
+  const known = [...plotted.data[place].keys()].filter((at) => plotted.data[place][at] !== null);
+  return known.length === 1 ? known : null;
 }
 
 // Puts points where nothing happened: what is told leaves them out. Steps begin at midnight, UTC.

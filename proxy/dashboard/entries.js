@@ -140,7 +140,7 @@ function rowOf(entry) {
     el("td", { class: "stored", title: moment(entry.stored_at) }, ago(entry.stored_at)),
     el(
       "td",
-      { class: "expires", title: moment(entry.expires_at), "data-label": "expires" },
+      { class: "expires", title: moment(entry.expires_at), "data-label": labelOf(entry) },
       endOf(entry),
     ),
   );
@@ -148,6 +148,11 @@ function rowOf(entry) {
 
 function endOf({ pinned, expires_at: end }) {
   return pinned ? "never" : ahead(end);
+}
+
+// What stands before it where there is no heading.
+function labelOf(entry) {
+  return endOf(entry) === "expired" ? "" : "expires";
 }
 
 function marksOf({ pinned, namespace, client, tags }) {

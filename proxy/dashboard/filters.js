@@ -119,7 +119,7 @@ export function chosen(values) {
 export function inWords(query) {
   const labels = Object.fromEntries(FIELDS.map(({ name, label }) => [name, label.toLowerCase()]));
   const said = Object.entries(query).map(
-    ([name, value]) => `${labels[name] ?? "with the words"} “${value}”`,
+    ([name, value]) => `${labels[name] ?? "the words"} “${value}”`,
   );
   return said.join(", ");
 }

@@ -6,7 +6,7 @@ import { segments } from "./segments.js";
 import { count, DASH, money, percent, short, stretch, took } from "./words.js";
 
 const SAVED = {
-  money: { name: "usd", format: money },
+  money: { name: "usd", format: money, least: 0.001 },
   tokens: { name: "tokens", format: short },
   time: { name: "seconds", format: stretch },
 };
@@ -30,7 +30,7 @@ export function trends() {
   const savings = timeChart({
     title: "Saved",
     empty: "Nothing was asked in this time",
-    scales: { y: { format: (value) => saved.format(value) } },
+    scales: { y: { format: (value) => saved.format(value), least: () => saved.least ?? 0 } },
     series: [
       series(
         "In all",
