@@ -138,6 +138,7 @@ def create_app(
         switch=switch,
         turns=build_turns(settings, store, cache),
         prices=build_prices(settings),
+        paid=tally.paid,
         max_misses=settings.server.max_misses,
         clock=clock,
     )

@@ -34,6 +34,12 @@ FAILED_FOR_NOW = frozenset({429, 500, 502, 503, 504})
 _NOTHING_IS_WRITTEN = frozenset({Mode.BYPASS, Mode.READ_ONLY})
 
 _ALONE = Alone()
+# Is told what a provider took: its name, the model, tokens, USD.
+Paid = Callable[[str, str, int, float], None]
+
+
+def _nobody(provider: str, model: str, tokens: int, usd: float) -> None:
+    """Who does not count what is paid."""
 
 
 class Fetcher:
@@ -49,6 +55,7 @@ class Fetcher:
         switch: Switch,
         turns: Alone | None = None,
         prices: Prices | None = None,
+        paid: Paid = _nobody,
         max_misses: int = 1000,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -59,6 +66,7 @@ class Fetcher:
         self._switch = switch
         self._turns = turns or _ALONE
         self._prices = prices or Prices()
+        self._paid = paid
         self._max_misses = max_misses
         self._misses = 0
         self._clock = clock
@@ -303,6 +311,7 @@ class Fetcher:
         if answers is not None:
             flight.facts = inquiry.dialect.facts(inquiry.ask, answers)
             flight.usd = self._prices.usd(inquiry.call.provider, inquiry.ask.model, flight.facts)
+            self._tell_what_was_paid(inquiry, flight.facts, flight.usd)
         flight.reason = self._refusal(inquiry, flight.facts, size)
         if flight.reason or answers is None:
             flight.refused, flight.stored = True, False
@@ -323,6 +332,11 @@ class Fetcher:
             flight.saving = saved
         if flight.stored is False:
             flight.reason = "the cache did not take it"
+
+    def _tell_what_was_paid(self, inquiry: Inquiry, facts: AnswerFacts, usd: float | None) -> None:
+        """Here, as those who asked may have left."""
+        tokens = (facts.input_tokens or 0) + (facts.output_tokens or 0)
+        self._paid(inquiry.call.provider.name, inquiry.ask.model, tokens, usd or 0.0)
 
     async def _but_pinned(self, entries: list[Entry]) -> list[Entry]:
         """Those in whose place no pinned entry is."""

@@ -38,6 +38,9 @@ def amounts_of(taken: Taken) -> Amounts:
         _add_cell(amounts, cell, sums)
     for (what, reason), count in taken.reasons.items():
         amounts[f"{what}/{reason}"] += count
+    for spent in taken.spent.values():
+        amounts["spent/tokens"] += spent.tokens
+        amounts["spent/usd"] += spent.usd
     amounts["entries/stored"] += taken.stored
     amounts["entries/evicted"] += taken.evicted
     return {name: amount for name, amount in amounts.items() if amount}
@@ -46,8 +49,6 @@ def amounts_of(taken: Taken) -> Amounts:
 def _add_cell(amounts: Amounts, cell: Cell, sums: Sums) -> None:
     requests = sums.requests
     amounts[f"outcome/{cell.kind}"] += requests
-    amounts["spent/tokens"] += sums.spent_tokens
-    amounts["spent/usd"] += sums.spent_usd
     for name, amount in savings_of(sums):
         amounts[f"saved/{name}"] += amount
     for dimension, label in zip(DIMENSIONS, cell.labels, strict=True):

@@ -10,7 +10,7 @@ and whoever is asked adds them up.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -123,6 +123,8 @@ class Metrics:
             self._add(cell, sums)
         for (what, reason), count in taken.reasons.items():
             self._reasons[what].labels(reason).inc(count)
+        for (provider, model), spent in taken.spent.items():
+            self._sum(self._spent, spent._asdict(), (provider, model))
         self._stored.inc(taken.stored)
         self._evicted.inc(taken.evicted)
 
@@ -138,11 +140,15 @@ class Metrics:
         if any(sums.upstream):
             self._upstream.labels(labels.provider).add(sums.upstream, sums.upstream_seconds)
         saved = {"tokens": sums.saved_tokens, "seconds": sums.saved_seconds, "usd": sums.saved_usd}
-        spent = {"tokens": sums.spent_tokens, "usd": sums.spent_usd}
-        for counters, amounts in ((self._saved, saved), (self._spent, spent)):
-            for name, amount in amounts.items():
-                if amount:
-                    counters[name].labels(*whose).inc(amount)
+        self._sum(self._saved, saved, whose)
+
+    @staticmethod
+    def _sum(
+        counters: Mapping[str, Counter], amounts: Mapping[str, float], whose: tuple[str, str]
+    ) -> None:
+        for name, amount in amounts.items():
+            if amount:
+                counters[name].labels(*whose).inc(amount)
 
     def note(self, state: State) -> None:
         """Show how it is at the moment."""

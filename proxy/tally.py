@@ -110,12 +110,20 @@ class Sums:
     saved_tokens: int = 0
     saved_seconds: float = 0.0
     saved_usd: float = 0.0
-    spent_tokens: int = 0
-    spent_usd: float = 0.0
 
     @property
     def requests(self) -> int:
         return sum(self.took)
+
+
+class Spent(NamedTuple):
+    """What a provider took for answers, whoever was told them."""
+
+    tokens: int = 0
+    usd: float = 0.0
+
+
+_NOTHING = Spent()
 
 
 @dataclass(slots=True)
@@ -125,11 +133,12 @@ class Taken:
     cells: dict[Cell, Sums] = field(default_factory=dict)
     reasons: dict[tuple[str, str], int] = field(default_factory=dict)
     entries: dict[str, int] = field(default_factory=dict)  # hits, by id
+    spent: dict[tuple[str, str], Spent] = field(default_factory=dict)  # by provider and model
     stored: int = 0
     evicted: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.cells or self.entries or self.stored or self.evicted)
+        return bool(self.cells or self.entries or self.spent or self.stored or self.evicted)
 
 
 class Tally:
@@ -168,6 +177,12 @@ class Tally:
         for each in ids:
             entries[each] = entries.get(each, 0) + 1
 
+    def paid(self, provider: str, model: str, tokens: int, usd: float) -> None:
+        """Count what a provider took for an answer, also where nobody waits for it any more."""
+        whose, spent = (provider, self._models.admit(model)), self._taken.spent
+        known = spent.get(whose, _NOTHING)
+        spent[whose] = Spent(known.tokens + tokens, known.usd + usd)
+
     def take(self) -> Taken:
         """The sums, which begin anew."""
         taken, self._taken = self._taken, Taken()
@@ -198,9 +213,6 @@ class Tally:
         if event.outcome in _ASKED and event.upstream_seconds:
             sums.upstream[bisect_left(BOUNDS_S, event.upstream_seconds)] += 1
             sums.upstream_seconds += event.upstream_seconds
-        tokens = (event.input_tokens or 0) + (event.output_tokens or 0)
-        sums.spent_tokens += max(0, tokens - event.saved_tokens)
-        sums.spent_usd += max(0.0, (event.usd or 0.0) - event.saved_usd)
         if event.reason:
             reason = _WHY[event.outcome], self._reasons.admit(event.reason)
             reasons = self._taken.reasons

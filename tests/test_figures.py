@@ -119,8 +119,8 @@ async def test_what_is_fetched_anew_and_stored_was_not_refused(
 async def test_who_leaves_before_the_answer_is_counted(
     proxy: StartProxy, client: httpx.AsyncClient, events: list[Event]
 ) -> None:
-    """As a request that the cache did not answer, and that was cut."""
-    live = await proxy(admin=TOKENS)
+    """As a request that the cache did not answer, and that was cut; as is what it cost."""
+    live = await proxy(admin=TOKENS, **PRICED)
     live.provider.always = Answer(gate=(gate := Gate()))
     asking = asyncio.create_task(asker(client, live)())
     await gate.reached()
@@ -134,6 +134,10 @@ async def test_who_leaves_before_the_answer_is_counted(
     await live.settled()
     stats = await told(client, live)
     assert (stats["requests"], stats["misses"], stats["stored"]) == (1, 1, 1)
+    (entry,) = (await told(client, live, "/admin/entries"))["entries"]
+    made = (await told(client, live, f"/admin/entries/{entry['id']}"))["made_by"]
+    tokens = made["input_tokens"] + made["output_tokens"]
+    assert stats["spent"] == {"tokens": tokens, "usd": made["usd"]}
     assert stats["refused_by_reason"] == {}
 
 

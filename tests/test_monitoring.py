@@ -34,6 +34,7 @@ def everything() -> dict[str, dict[str, set[str]]]:
             event.upstream_seconds = event.saved_seconds = event.saved_usd = 1.0
             event.usd, event.input_tokens, event.saved_tokens = 2.0, 10, 5
             tally.record(event)
+    tally.paid("openai", "gpt-5", 10, 2.0)
     metrics = Metrics()
     metrics.add(tally.take())
     page, _ = metrics.tell(State(entries=1, bytes=1))

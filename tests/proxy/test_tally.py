@@ -40,16 +40,25 @@ def test_saved_is_what_nobody_paid() -> None:
     )
     assert figures.saved()["tokens"] == 3 * 15
     assert figures.saved()["usd"] == 3 * 0.25
-    assert figures.as_json()["spent"] == {"tokens": 3 * 15, "usd": 3 * 0.25}
 
 
 def test_of_a_part_only_that_part_is_saved() -> None:
-    """Who put the answer together has said what was stored of it; the rest was paid."""
+    """Who put the answer together has said what was stored of it."""
     partial = Event("/", outcome=Outcome.PARTIAL, input_tokens=10, usd=1.0)
     partial.saved_tokens, partial.saved_usd = 4, 0.25
     figures = counted(partial).as_json()
     assert figures["saved"] == {"tokens": 4, "seconds": 0.0, "usd": 0.25}
-    assert figures["spent"] == {"tokens": 6, "usd": 0.75}
+
+
+def test_spent_is_what_providers_took() -> None:
+    """Whether or not a request was answered with it."""
+    sums = Tally()
+    sums.paid("openai", "m", 15, 0.25)
+    sums.paid("openai", "n", 5, 0.0)
+    taken = sums.take()
+    assert taken
+    assert Figures(amounts_of(taken)).as_json()["spent"] == {"tokens": 20, "usd": 0.25}
+    assert not sums.take()
 
 
 def test_unknown_tokens_count_as_none() -> None:
