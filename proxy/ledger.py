@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from cache_backends.base import Unsupported
 from cache_backends.shared import ListedCache
 from proxy.charts import amounts_at, buckets_of, day_of, point_of
+from proxy.errors import CacheOutOfReach
 from proxy.figures import DIMENSIONS, Amounts, Figures, amounts_of
 from proxy.store import Store
 from proxy.tally import Taken, Tally
@@ -212,7 +213,10 @@ class Ledger:
         return Figures(counted)
 
     async def history(self, hours: int, step_minutes: int) -> dict[str, Any]:
-        """Points for charts, of the last so many hours; each is of so many minutes."""
+        """Points for charts, of the last so many hours; each is of so many minutes.
+
+        CacheOutOfReach where they are in a cache that cannot be read now.
+        """
         await self.flush()
         now = datetime.fromtimestamp(self._clock(), UTC)
         begin, step = now - timedelta(hours=hours), timedelta(minutes=step_minutes)
@@ -221,6 +225,10 @@ class Ledger:
         for age in range((now.date() - begin.date()).days, -1, -1):
             day = f"{now - timedelta(days=age):%Y-%m-%d}"
             amounts = await self._counts(f"day {day}")
+            if amounts is None and self._counted:  # it would look as if nothing had happened
+                raise CacheOutOfReach(
+                    "Figures over time are in the cache, which cannot be reached."
+                )
             if amounts is None:
                 amounts, covers = self._own_days.get(day, {}), "this process"
             for at, bucket in buckets_of(day, amounts):

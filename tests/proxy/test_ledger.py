@@ -10,6 +10,7 @@ import pytest
 from cache_backends import MemoryCache
 from cache_backends.base import Entry, EntryCache, Generation, Key, NullCache
 from proxy import ledger as ledgers
+from proxy.errors import CacheOutOfReach
 from proxy.ledger import Ledger
 from proxy.models import Event, Outcome
 from proxy.savings import settle
@@ -150,6 +151,19 @@ async def test_a_cache_that_cannot_count() -> None:
     history = await proxy.ledger.history(1, 5)
     assert [point["hits"] for point in history["points"]] == [2]
     assert history["covers"] == "this process"
+
+
+async def test_a_cache_that_is_away_has_the_history() -> None:
+    """Nobody is told that nothing happened."""
+    cache = FakeSharedCache(World())
+    proxy = Proxy(cache)
+    proxy.hit()
+    await proxy.ledger.flush()
+    cache.down = True
+    with pytest.raises(CacheOutOfReach):
+        await proxy.ledger.history(1, 5)
+    cache.down = False
+    assert [point["hits"] for point in (await proxy.ledger.history(1, 5))["points"]] == [1]
 
 
 async def test_a_cache_in_memory_counts() -> None:
