@@ -38,6 +38,9 @@ from cache_backends.shared import (
 BATCH_ENTRIES = 100
 BATCH_BYTES = 2**20
 
+# A thousand years: the server knows no times that are much later.
+LONGEST_S = 31_557_600_000
+
 Packed = tuple[Entry, bytes]
 _T = TypeVar("_T")
 
@@ -253,7 +256,7 @@ class RedisCache(SyncCalls, SharedCache):
         key = self._names.entry(entry.key.id)
         if entry.retained_until is None:
             return ("SET", key, value)
-        left = ceil((entry.retained_until - self._clock()) * 1000)
+        left = ceil(min(entry.retained_until - self._clock(), LONGEST_S) * 1000)
         return ("SET", key, value, "PX", left) if left > 0 else ("UNLINK", key)
 
 

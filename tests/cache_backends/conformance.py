@@ -193,6 +193,14 @@ class EntryConformance(LangChainConformance):
         assert await cache.get(entry.key) is None
         assert cache.peek(entry.key) is None
 
+    async def test_an_end_may_be_any_time(self, cache: EntryCache, clock: FakeClock) -> None:
+        """Later than any clock can tell, too: it comes back as it was."""
+        entry = entry_of("prompt", clock, expires=1e300, retained=1e308)
+        await cache.put(entry)
+        found = await cache.get(entry.key)
+        assert found is not None
+        assert (found.expires_at, found.retained_until) == (1e300, 1e308)
+
     async def test_a_new_entry_replaces_the_old_times_too(
         self, cache: EntryCache, clock: FakeClock
     ) -> None:
