@@ -84,8 +84,8 @@ class Flight:
         self._dropped = 0  # chunks that every listener has had, and that are gone
         self._bytes = 0
         self._listeners: set[Listener] = set()
-        self._changed: asyncio.Event = asyncio.Event()
-        self._taken: asyncio.Event = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []  # for more of it
+        self._taken: asyncio.Future[None] | None = None  # waits until a listener takes something
         self._task: asyncio.Task[None] | None = None
         self._abandoned: asyncio.TimerHandle | None = None
 
@@ -137,8 +137,8 @@ class Flight:
             self._drop_what_all_had()
             if self._bytes <= WINDOW_BYTES or not self._listeners:
                 return
-            self._taken.clear()
-            await self._taken.wait()
+            self._taken = asyncio.get_running_loop().create_future()
+            await self._taken
 
     def _drop_what_all_had(self) -> None:
         had = min((each.position for each in self._listeners), default=self._end)
@@ -162,8 +162,26 @@ class Flight:
             self._chunks.clear()
 
     def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
+
+    async def changed(self) -> None:
+        """Wait until there is more to tell."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            raise
+
+    def took(self) -> None:
+        """A listener has taken something, or is gone."""
+        if self._taken is not None and not self._taken.done():
+            self._taken.set_result(None)
 
     # What listeners call.
 
@@ -177,7 +195,7 @@ class Flight:
 
     def leave(self, listener: Listener) -> None:
         self._listeners.discard(listener)
-        self._taken.set()
+        self.took()
         self._let_go()
         if self._listeners or self.done or self._task is None:
             return
@@ -229,7 +247,7 @@ class Listener:
 
     async def _start(self) -> None:
         while not self.flight.under_way:
-            await self.flight._changed.wait()
+            await self.flight.changed()
 
     async def wait_for_end(self) -> None:
         """Wait until the errand is over; raises what it failed with."""
@@ -237,8 +255,8 @@ class Listener:
         while not flight.done:
             # This listener wants no chunks: it must not hold the others back.
             self.position = flight._end
-            flight._taken.set()
-            await flight._changed.wait()
+            flight.took()
+            await flight.changed()
         if flight.error is not None:
             raise flight.error
 
@@ -250,11 +268,11 @@ class Listener:
                 fresh = flight._chunks[self.position - flight._dropped :]
                 yield fresh[0] if len(fresh) == 1 else b"".join(fresh)
                 self.position += len(fresh)
-                flight._taken.set()
+                flight.took()
             elif flight.done:
                 break
             else:
-                await flight._changed.wait()
+                await flight.changed()
         if flight.error is not None:
             raise flight.error
 

@@ -10,7 +10,7 @@ from typing import Any
 from cache_backends.base import Entry, Key, digest
 from proxy.dialects.base import Dialect
 from proxy.dialects.facts import count
-from proxy.models import AnswerFacts, Ask, Call, Mode, Question, Verdict
+from proxy.models import NO_FACTS, AnswerFacts, Ask, Call, Mode, Question, Verdict
 
 # No answer takes so many seconds or costs so much. What an entry says of itself may come from
 # anywhere, and it would be in the sums for all time.
@@ -24,7 +24,7 @@ class Rendering:
     found: Sequence[Entry] = ()
     ids: Sequence[str] = ()
     body: bytes = b""
-    facts: AnswerFacts = field(default_factory=AnswerFacts)
+    facts: AnswerFacts = NO_FACTS
     stored_at: float = 0.0  # of the oldest
     expires_at: float | None = None  # of the first to expire
     made_seconds: float = 0.0

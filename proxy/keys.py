@@ -76,6 +76,7 @@ CREDENTIAL_HEADERS = frozenset(
 # Names the caller where nothing else does. Beside a key it is what a provider's edge has set (and
 # sets anew every half hour), not who asks.
 COOKIE = b"cookie"
+_COOKIES = frozenset({COOKIE})
 # The same, where a key is put into the query.
 CREDENTIAL_PARAMETERS = frozenset(
     {"key", "api_key", "api-key", "apikey", "access_token", "token", "subscription-key"}
@@ -210,15 +211,21 @@ def partition(scope: Scope, call: Call, secret: bytes) -> str:
     named = CREDENTIAL_HEADERS
     if call.provider.auth_header != "authorization":
         named |= {call.provider.auth_header.encode()}
-    presented = [pair for pair in call.headers if pair[0] in named]
-    if not presented:
-        presented = [pair for pair in call.headers if pair[0] == COOKIE]
-    presented += [
-        (name.encode(), value.encode())
-        for name, value in _parameters(call.query)
-        if _names_caller(name)
-    ]
+    presented = _of(call.headers, named) or _of(call.headers, _COOKIES)
+    if call.query:
+        presented += [
+            (name.encode(), value.encode())
+            for name, value in _parameters(call.query)
+            if _names_caller(name)
+        ]
     return _credential_scope(tuple(presented), secret)
+
+
+def _of(headers: Headers, named: frozenset[bytes]) -> Headers:
+    """Those with one of these names. Mostly there are none or one: no look at each header."""
+    if named.isdisjoint(dict(headers)):
+        return []
+    return [pair for pair in headers if pair[0] in named]
 
 
 # A caller sends the same credential with every request: 0.1 us instead of 4 us for the digest.
@@ -273,7 +280,7 @@ def _refuse_huge(digits: str) -> None:
 
 
 def _headers(headers: Headers, keyed: frozenset[bytes]) -> dict[str, str]:
-    found = [(name.decode("latin-1"), value) for name, value in headers if name in keyed]
+    found = [(name.decode("latin-1"), value) for name, value in _of(headers, keyed)]
     joined: dict[str, str] = {}
     for name, value in sorted(found, key=lambda pair: pair[0]):
         text = value.decode("latin-1")

@@ -214,7 +214,7 @@ class Head(NamedTuple):
     headers: Headers
 
     def header(self, name: bytes) -> bytes:
-        return next((value for key, value in self.headers if key == name), b"")
+        return dict(reversed(self.headers)).get(name, b"")  # the first of them
 
     @property
     def streams(self) -> bool:
@@ -245,8 +245,7 @@ class Bill(NamedTuple):
 NO_BILL = Bill()
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerFacts:
+class AnswerFacts(NamedTuple):
     """What policy, savings and logs need to know of an answer."""
 
     finish_reasons: tuple[str, ...] = ()
@@ -257,6 +256,9 @@ class AnswerFacts:
     input_tokens: int | None = None
     output_tokens: int | None = None
     bill: Bill = NO_BILL
+
+
+NO_FACTS = AnswerFacts()
 
 
 class Outcome(StrEnum):

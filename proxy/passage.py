@@ -33,7 +33,7 @@ class Passage:
         self._max_bytes = max_bytes
         self._held: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._limit = asyncio.timeout(None)
+        self._limit: asyncio.Timeout | None = None
         self._streamed = arrival.head.streams
         self.bytes = 0
 
@@ -47,7 +47,7 @@ class Passage:
 
     async def _pass_on_events(self) -> None:
         try:
-            async with self._limit:
+            async with asyncio.timeout(None) as self._limit:
                 await self._pass_on()
         except TimeoutError:
             log.debug("the provider leaves the connection open after the last event")
@@ -85,7 +85,8 @@ class Passage:
             # Some providers leave the connection open after the last event.
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(COMMIT_WAIT_S, self.let_go)
-            self._limit.reschedule(loop.time() + LINGER_S)
+            if self._limit is not None:
+                self._limit.reschedule(loop.time() + LINGER_S)
         return True
 
     def let_go(self) -> None:

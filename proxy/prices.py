@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from proxy.models import AnswerFacts, Provider
+from proxy.models import AnswerFacts, Bill, Provider
 from proxy.provider_table import KNOWN
 
 if TYPE_CHECKING:
@@ -41,13 +42,17 @@ class Price:
 
     def of(self, facts: AnswerFacts) -> float:
         """What an answer costs."""
-        bill = facts.bill
         read, written = facts.input_tokens or 0, facts.output_tokens or 0
+        usd = read * self.input + written * self.output
+        if any(facts.bill[2:]):  # what is counted apart
+            usd += self._apart(facts.bill)
+        return max(0.0, round(usd / _MILLION + self.request, 12))
+
+    def _apart(self, bill: Bill) -> float:
+        """What is to be added for tokens that have prices of their own."""
         kept = bill.kept - bill.kept_for_an_hour
         hour = _or(self.input_kept_for_an_hour, _or(self.kept_input, self.input))
         parts = (
-            (read, self.input),
-            (written, self.output),
             (bill.cached, _more(self.cached_input, self.input)),
             (kept, _more(self.kept_input, self.input)),
             (bill.kept_for_an_hour, hour - self.input),
@@ -55,8 +60,7 @@ class Price:
             (bill.spoken, _more(self.audio_output, self.output)),
             (bill.reasoned, _more(self.reasoning, self.output)),
         )
-        usd = sum(count * price for count, price in parts if count) / _MILLION + self.request
-        return max(0.0, round(usd, 12))
+        return sum(count * price for count, price in parts if count)
 
 
 class _Listed(Protocol):
@@ -110,17 +114,29 @@ class _Fixed(NamedTuple):
         return self.known
 
 
-class _Model(NamedTuple):
+class _Model:
     """A model that genai-prices knows."""
 
-    info: ModelInfo
-    has_tiers: bool  # do the provider's service tiers have their own prices?
+    def __init__(self, info: ModelInfo, has_tiers: bool) -> None:
+        self._info = info
+        self._has_tiers = has_tiers  # do the provider's service tiers have their own prices?
+        # Some prices change with the hour, none with the second; and finding one takes 20 us.
+        self._now = lru_cache(maxsize=16)(self._in_minute)
 
     def price(self, facts: AnswerFacts) -> Price | None:
-        tier = facts.bill.service_tier if self.has_tiers else ""
-        context = {"service_tier": tier} if tier else None
-        found = self.info.get_prices(datetime.now(UTC), context)
+        tier = facts.bill.service_tier if self._has_tiers else ""
+        found, of_any_length = self._now(tier, int(time.time()) // 60)
+        if found is None:
+            return of_any_length
         return _read(found, facts.input_tokens or 0)
+
+    def _in_minute(self, tier: str, minute: int) -> tuple[ModelPrice | None, Price | None]:
+        """What depends on the length of the prompt, else the price."""
+        context = {"service_tier": tier} if tier else None
+        found = self._info.get_prices(datetime.fromtimestamp(minute * 60, UTC), context)
+        if any(hasattr(each, "tiers") for each in vars(found).values()):
+            return found, None
+        return None, _read(found, 0)
 
 
 def _find(provider: Provider, model: str) -> _Model | None:
@@ -139,7 +155,7 @@ def _find(provider: Provider, model: str) -> _Model | None:
         except (LookupError, ValueError):
             continue
         own = any(found.model is each for each in found.provider.models)
-        return _Model(found.model, own and bool(found.model.price_variants))
+        return _Model(found.model, has_tiers=own and bool(found.model.price_variants))
     return None
 
 

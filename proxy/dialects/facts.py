@@ -30,9 +30,12 @@ def bill_of(envelope: Mapping[str, Any], read: str, written: str) -> Bill:
     objects that take the counts apart."""
     usage = usage_of(envelope)
     read_as, written_as = _object(usage, read), _object(usage, written)
+    model, tier = text_at(envelope, "model"), text_at(envelope, "service_tier")
+    if not read_as and not written_as:
+        return Bill(model, tier)
     return Bill(
-        model=text_at(envelope, "model"),
-        service_tier=text_at(envelope, "service_tier"),
+        model,
+        tier,
         cached=count(read_as, "cached_tokens") or 0,
         kept=count(read_as, "cache_write_tokens") or 0,
         heard=count(read_as, "audio_tokens") or 0,

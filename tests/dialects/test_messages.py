@@ -511,7 +511,7 @@ SERVER = "server_tool_use"
 )
 def test_facts_tell_reasons_and_tokens(name: str, facts: AnswerFacts) -> None:
     """All that the model read counts, also what the provider's cache knew of it."""
-    assert replace(dialect.facts(*recorded(name)), bill=NO_BILL) == facts
+    assert dialect.facts(*recorded(name))._replace(bill=NO_BILL) == facts
 
 
 def test_facts_tell_what_is_priced_apart() -> None:
