@@ -2,19 +2,73 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from proxy.protocol import Protocol
+from proxy import lane_protocol, protocol
+from proxy.protocol import OF_CONFIG, OF_CYCLE, OF_FLOW, OF_PROTOCOL, OF_STATE, Protocol
 from proxy.routes.caller import ABORT_EXTENSION, LEAVING_EXTENSION, SEND_TIMEOUT
 from tests.fakes.raw_client import Connect, RawClient
 from tests.fakes.server import Serve
 
 GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
 H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQ\r\n"
+
+
+def names_in(path: Path) -> set[str]:
+    """All names and attributes in a module's source."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return attributes | {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
+async def test_uvicorn_has_what_is_relied_on(serve: Serve, connect: Connect) -> None:
+    """The version that is installed still has its internals, where they were and at work."""
+    seen: list[Any] = []
+
+    class Looking(HttpToolsProtocol):
+        def on_response_complete(self) -> None:
+            seen.extend((self, self.cycle, self.flow, self.config, self.server_state))
+            super().on_response_complete()
+
+    raw = await connect(await serve(echo, http=Looking, lifespan="off"))
+    await raw.send_bytes(GET)
+    await answer(raw)
+    relied_on = (OF_PROTOCOL, OF_CYCLE, OF_FLOW, OF_CONFIG, OF_STATE)
+    for thing, names in zip(seen, relied_on, strict=True):
+        missing = [name for name in names if not hasattr(thing, name)]
+        assert not missing, f"{type(thing)} has no {missing}"
+
+
+def test_what_is_relied_on_is_listed() -> None:
+    """What is used of uvicorn's protocol, here and in the lane; no more and no less."""
+    used = names_in(Path(protocol.__file__)) | names_in(Path(lane_protocol.__file__))
+    listed = {*OF_PROTOCOL, *OF_CYCLE, *OF_FLOW, *OF_CONFIG, *OF_STATE}
+    assert listed <= used
+    of_uvicorn = vars(HttpToolsProtocol).keys() | _set_by(HttpToolsProtocol)
+    assert {name for name in used & of_uvicorn if not name.startswith("__")} <= listed | PUBLIC
+
+
+# Of asyncio's protocols and httptools' parsers, which are documented.
+PUBLIC = {"on_body", "on_header", "on_url"}
+
+
+def _set_by(owner: type) -> set[str]:
+    """The attributes that its methods set on `self`."""
+    nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(owner))))
+    return {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
 
 
 class Impatient(Protocol):
