@@ -15,9 +15,9 @@ def show_import(sums: dict[str, Any]) -> None:
         complain(f"and {untold:,} more lines")
     if sums.get("unreachable"):
         complain(
-            f"{sums['unreachable']:,} are for callers that are told apart by another secret here, "
-            "and nobody will find them: import them again with --scope, or give both caches the "
-            "same cache.scope_secret"
+            f"{sums['unreachable']:,} are for callers that are told apart otherwise here, and "
+            "nobody will find them: import them again with --scope, or give both caches the same "
+            "cache.scope and cache.scope_secret"
         )
     names = ("imported", "skipped", "failures")
     printing.show_facts((name, sums[name]) for name in names)

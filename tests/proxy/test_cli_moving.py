@@ -77,15 +77,17 @@ async def test_an_export_is_what_the_api_says(start: Start, client: httpx.AsyncC
 async def test_entries_that_nobody_would_find(
     start: Start, client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    """As the secret is another there: that is said, with the way out."""
+    """As the secret is another there, or all share: that is said, with the way out."""
     old, new = await start("old"), await start("new", cache={"scope_secret": "another one"})
+    shared = await start("shared", cache={"scope": "shared"})
     await fill(client, old, "one")
     file = str(tmp_path / "moved.ndjson")
     await Commands(old.origin).done("export", file)
-    result = await Commands(new.origin)("import", file)
-    assert result.exit_code == 0
-    assert "--scope" in result.stderr
-    again = await Commands(new.origin)("import", file, "--scope", "shared")
+    for each in (new, shared):
+        result = await Commands(each.origin)("import", file)
+        assert result.exit_code == 0
+        assert "--scope" in result.stderr
+    again = await Commands(shared.origin)("import", file, "--scope", "shared")
     assert again.stderr == ""
 
 
