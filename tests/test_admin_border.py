@@ -119,6 +119,21 @@ async def test_a_client_sends_less(
             assert (await visitor.post(path, content=body, headers=json)).status_code == status
 
 
+async def test_a_body_of_another_type_is_told_which_is_read(proxy: StartProxy) -> None:
+    """curl says that all it sends is a form."""
+    live = await proxy(admin=TOKENS)
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    async with AdminClient(live.origin) as admin:
+        for method, path in (
+            ("PUT", "/mode"),
+            ("POST", "/explain"),
+            ("PUT", f"/entries/{'0' * 64}"),
+        ):
+            told = await admin.request(method, path, content=b'{"mode":"offline"}', headers=form)
+            assert told.status_code == 400
+            assert "Content-Type: application/json" in told.json()["error"]["message"]
+
+
 async def test_data_and_admin_ports(proxy: StartProxy, client: httpx.AsyncClient) -> None:
     """With a listener of its own, admin is not on the data port."""
     live = await proxy(admin=TOKENS, ops={"port": 0})

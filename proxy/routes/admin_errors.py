@@ -108,9 +108,19 @@ async def _of_cache(_: Request, error: Exception) -> Response:
     return response_of(of_cache(error))
 
 
-async def _of_validation(_: Request, error: Exception) -> Response:
+async def _of_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return response_of(BadRequest(told(error.errors())))
+    errors = error.errors()
+    if _is_unread(request) and any(each["type"] == "model_attributes_type" for each in errors):
+        return response_of(
+            UnreadableRequest("The body is read with Content-Type: application/json.")
+        )
+    return response_of(BadRequest(told(errors)))
+
+
+def _is_unread(request: Request) -> bool:
+    """Is the body said to be something else, as curl says of all that it sends?"""
+    return "json" not in request.headers.get("content-type", "")
 
 
 def _of_http(error: HTTPException) -> ProxyError:
