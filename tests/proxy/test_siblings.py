@@ -21,11 +21,13 @@ async def another(folder: Path, *pieces: bytes) -> AsyncIterator[list[bytes]]:
     asked: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readuntil(b"\r\n\r\n"))
-        for piece in pieces:
-            writer.write(piece)
-            await asyncio.sleep(0.01)
-        writer.close()
+        try:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.01)
+        finally:
+            writer.close()
 
     async with await asyncio.start_unix_server(answer, folder / "another.sock"):
         yield asked
