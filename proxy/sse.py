@@ -44,6 +44,9 @@ class Decoder:
 
     def _events(self) -> list[bytes]:
         text = b"".join(self._rest)
+        if text.endswith(b"\n\n") and not self._data and b"\r" not in text:
+            self._rest, self._rest_bytes = [], 0
+            return [event for each in text[:-2].split(b"\n\n") if (event := self._event(each))]
         held = b""
         if text.endswith(b"\r"):  # perhaps half of a CRLF
             text, held = text[:-1], b"\r"
@@ -51,6 +54,14 @@ class Decoder:
         self._rest = [rest + held]
         self._rest_bytes = len(self._rest[0])
         return [event for line in lines if (event := self._line(line))]
+
+    def _event(self, lines: bytes) -> bytes:
+        """The data of one whole event."""
+        if lines.startswith(b"data: ") and b"\n" not in lines:
+            return lines[6:]  # as nearly always
+        for line in lines.split(b"\n"):
+            self._line(line)
+        return self._line(b"")
 
     def _line(self, line: bytes) -> bytes:
         """Take in a line; the data of the event that it ends, if any."""

@@ -24,21 +24,26 @@ class Merge:
 
     def __init__(self) -> None:
         self._envelope: dict[str, Any] = {}
+        self._repeated: dict[str, Any] = {}  # of the envelope, as the last chunk told it
         self._choices: dict[int, _Choice] = {}
         # Mistral, DeepSeek and others tell usage unasked, with the last chunk that has choices.
         self.usage_with_choice = False
 
     def add(self, chunk: dict[str, Any]) -> None:
-        choices = chunk.get("choices") or []
+        """Take in a chunk, which is taken apart."""
+        choices = chunk.pop("choices", None) or []
         if not isinstance(choices, list):
             raise MergeError
         for choice in choices:
             self._add_choice(choice)
-        for name, value in chunk.items():
-            if name not in ("choices", "usage", "obfuscation"):
+        tells_usage, usage = "usage" in chunk, chunk.pop("usage", None)
+        chunk.pop("obfuscation", None)
+        if chunk != self._repeated:
+            self._repeated = chunk
+            for name, value in chunk.items():
                 self._envelope[name] = _latest(self._envelope.get(name), value)
-        if "usage" in chunk:
-            self._add_usage(chunk["usage"], bool(choices))
+        if tells_usage:
+            self._add_usage(usage, bool(choices))
 
     def has_choices(self, wanted: int) -> bool:
         """Have as many choices been seen as were asked for?"""
@@ -67,7 +72,10 @@ class Merge:
         index = choice.get("index", 0)
         if type(index) is not int:
             raise MergeError
-        self._choices.setdefault(index, _Choice()).add(choice)
+        known = self._choices.get(index)
+        if known is None:
+            known = self._choices[index] = _Choice()
+        known.add(choice)
 
 
 class _Choice:
@@ -110,7 +118,9 @@ class _Growing:
     def add(self, fragment: dict[str, Any]) -> None:
         for name, value in fragment.items():
             known = self._fields.get(name)
-            if value is None:
+            if type(known) is _Text and type(value) is str:
+                known.append(value)  # as nearly always
+            elif value is None:
                 self._fields.setdefault(name, None)
             elif name == "role":
                 self._fields[name] = value or known

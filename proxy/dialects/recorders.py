@@ -106,12 +106,11 @@ def tells_error(body: dict[str, Any]) -> bool:
 
     OpenRouter and vLLM send `error` once generation began, Groq `x_groq.error`.
     """
-    groq = body.get("x_groq")
-    return bool(
-        body.get("error")
-        or "error" in (body.get("type"), body.get("object"))
-        or (isinstance(groq, dict) and groq.get("error"))
-    )
+    get = body.get
+    if get("error") or get("type") == "error" or get("object") == "error":
+        return True
+    groq = get("x_groq")
+    return isinstance(groq, dict) and bool(groq.get("error"))
 
 
 def _writable(answers: Answers | None) -> Answers | None:

@@ -9,6 +9,7 @@ import orjson
 from proxy import sse
 
 _NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
+_LAST = b',"usage":null}'
 
 
 class UsageRelay:
@@ -73,6 +74,9 @@ def _without_usage(line: bytes) -> bytes:
         return line
     if chunk["usage"] is not None:
         return b"" if chunk.get("choices") == [] else line
+    bare = line.rstrip()
+    if bare.endswith(_LAST) and bare.count(b'"usage"') == 1:  # the end of the chunk itself
+        return bare[: -len(_LAST)] + b"}" + line[len(bare) :]
     del chunk["usage"]
     shown = _NO_USAGE.sub(b"", line, count=1)
     if orjson.loads(shown[5:]) == chunk:
