@@ -200,6 +200,8 @@ def _purge(api: Remote, query: dict[str, Any], *, dry_run: bool, yes: bool) -> A
         if dry_run:
             return count
         (number,) = count.values()
+        if number == 0:
+            return {"expired" if "stale" in query else "deleted": 0}
         what = "Expire" if "stale" in query else "Remove"
         if not typer.confirm(f"{what} {_entries(number)}?", err=True):
             raise Refused("nothing was done")

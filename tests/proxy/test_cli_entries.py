@@ -188,6 +188,8 @@ async def test_purge_asks_on_a_terminal(filled: Filled) -> None:
     status, shown = await run.on_terminal("purge", answer="y")
     assert (status, await ids(live)) == (0, [])
     assert "Remove 2 entries?" in shown
+    status, shown = await run.on_terminal("purge")
+    assert (status, shown.strip()) == (0, "removed 0 entries")
 
 
 async def test_a_soft_purge(filled: Filled, client: httpx.AsyncClient) -> None:
