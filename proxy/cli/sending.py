@@ -23,8 +23,11 @@ from proxy.cli.endings import OutOfReach, Refused
 from proxy.cli.printing import is_watched, progress
 from proxy.cli.remote import CONNECT_S, NDJSON, Place, as_query, reached, said, tells
 from proxy.errors import ConfigError
+from proxy.lines import LineSplitter
 
 PIECE_BYTES = 256 * 2**10
+# Of one line that the proxy tells: they are short.
+MAX_TOLD_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +89,19 @@ class Sending:
                     if not tells(response, NDJSON):
                         await response.aread()
                         said(self.place, response)
-                    async for line in response.aiter_lines():
-                        yield _heard(line)
+                    # Not httpx's lines: they end at U+2028 as well, which JSON does not escape.
+                    lines = LineSplitter(MAX_TOLD_BYTES)
+                    async for piece in response.aiter_bytes():
+                        for _, line in lines.feed(piece):
+                            yield _heard(line)
 
     def _headers(self) -> dict[str, str]:
         given = {} if self.key is None else {"x-llm-cache-credential": self.key}
         return self.place.headers | {"accept": NDJSON, "content-type": NDJSON} | given
 
 
-def _heard(line: str) -> dict[str, Any]:
-    told: dict[str, Any] = orjson.loads(line)
+def _heard(line: bytes | None) -> dict[str, Any]:
+    told: dict[str, Any] = orjson.loads(line or b"{}")
     if isinstance(told.get("error"), dict):  # of all, not of one line
         raise Refused(told["error"]["message"])
     return told
