@@ -7,6 +7,7 @@ wake-up for each loop.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -60,6 +61,7 @@ class Lane:
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._lock = Lock()
         self._thread: Thread | None = None
+        self._process = 0  # where the thread runs
         self._closing: Future[None] | None = None
 
     def call(self, task: Callable[[Any], T]) -> T:
@@ -101,11 +103,12 @@ class Lane:
                 raise CacheError(f"{self._name} does not keep up: {MAX_WAITING} jobs wait")
             if self._thread is None:
                 self._thread = self._start()
-            elif not self._thread.is_alive():
+            elif os.getpid() != self._process:
                 raise CacheError(f"{self._name} did not survive a fork: open one in each process")
             self._jobs.put(job)
 
     def _start(self) -> Thread:
+        self._process = os.getpid()
         thread = Thread(target=self._run, name=self._name, daemon=True)
         thread.start()
         return thread

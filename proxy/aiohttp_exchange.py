@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import chain
 
 import aiohttp
 import httpx
@@ -131,7 +132,7 @@ class Place:
 
 def can_be_written(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """Is nothing in them but ASCII, and no end of a line?"""
-    return not b"".join([each for header in headers for each in header]).translate(None, _PLAIN)
+    return not b"".join(chain.from_iterable(headers)).translate(None, _PLAIN)
 
 
 async def _exchange(

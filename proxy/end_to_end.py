@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import itemgetter
 
 from proxy.models import Headers
 
@@ -14,6 +15,7 @@ _HOP_BY_HOP = frozenset(
 )
 _OF_REQUESTS = _HOP_BY_HOP | {b"host", b"content-length", b"expect", b"llm-cache-control"}
 _NOTHING: frozenset[bytes] = frozenset()
+_LENGTH = frozenset({b"content-length"})
 _OF_RESPONSES = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info"}
 # What `Connection` may not take off a message: what it says, and who says it.
 _NEVER_NOMINATED = re.compile(
@@ -29,23 +31,21 @@ def request_headers(headers: Headers, *, but: frozenset[bytes] = _NOTHING) -> He
     What frames the body is added by whoever sends it; Host comes from the URL.
     """
     dropped = _dropped(_OF_REQUESTS, but, joined(headers, b"connection"))
-    return [
-        header
-        for header in headers
-        if header[0] not in dropped and not header[0].startswith(b"proxy-")
-    ]
+    kept = [header for header in headers if header[0] not in dropped]
+    if b"\nproxy-" in b"\n" + b"\n".join(dict(kept)):
+        return [header for header in kept if not header[0].startswith(b"proxy-")]
+    return kept
 
 
 def response_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return what of a provider's headers goes to the caller, in order, names in lower case."""
     lowered = [(name.lower(), value) for name, value in headers]
-    if _CONTROL.search(b"".join([value for _, value in lowered])):
+    if _CONTROL.search(b"".join(map(itemgetter(1), lowered))):
         lowered = [(name, _CONTROL.sub(b" ", value)) for name, value in lowered]
-    dropped = _dropped(_OF_RESPONSES, _NOTHING, joined(lowered, b"connection"))
-    kept = [header for header in lowered if header[0] not in dropped]
-    if b"transfer-encoding" in dict(lowered):
-        return without(kept, b"content-length")  # RFC 9112 6.3: beside it, a length is void
-    return kept
+    # RFC 9112 6.3: beside a transfer encoding, a length is void.
+    too = _LENGTH if b"transfer-encoding" in dict(lowered) else _NOTHING
+    dropped = _dropped(_OF_RESPONSES, too, joined(lowered, b"connection"))
+    return [header for header in lowered if header[0] not in dropped]
 
 
 def without(headers: Headers, *names: bytes) -> Headers:

@@ -52,42 +52,43 @@ class Backlogs:
 class Flight:
     """What an errand has brought so far."""
 
+    seen: int | None = None  # the last purge known when it was looked up; None: not yet
+    head: Head | None = None  # the provider's, once it answers
+    found: Sequence[Entry] | None = None  # or what the cache had
+    freshness: Freshness = Freshness.FRESH
+    missed: int = 0  # the first place of what was not found, or did not do
+    unfit: Entry | None = None  # what was found there
+    forwarded: str = ""  # why what was found did not do: RFC 9211's "stale" or "request"
+    partial: Sequence[Entry] = ()  # the parts that were stored, where the rest was fetched
+    answers: Answers | None = None  # what was recorded, once complete
+    facts: AnswerFacts | None = None  # of it
+    usd: float | None = None  # what it costs, if that is known
+    stored: bool | None = None  # known once the save is tried
+    saving: asyncio.Task[bool] | None = None  # a save that takes longer than the rest
+    reason: str = ""  # why it was not stored
+    refused: bool = False  # may it not be stored, whatever state the cache is in?
+    upstream_s: float = 0.0  # until the provider answered; in the end: until it was done
+    lookup_s: float = 0.0
+    error: ProxyError | None = None
+    done: bool = False
+    forgotten: bool = False  # can nobody find it any more?
+    _dropped: int = 0  # chunks that every listener has had, and that are gone
+    _bytes: int = 0
+    _taken: asyncio.Future[None] | None = None  # waits until a listener takes something
+    _task: asyncio.Task[None] | None = None
+    _abandoned: asyncio.TimerHandle | None = None
+
     def __init__(
         self, *, may_share: bool, finish_alone_s: float, max_backlog: int, backlogs: Backlogs
     ) -> None:
         self.since = steady()  # nothing that it brings is older, as far as can be told
-        self.seen: int | None = None  # the last purge known when it was looked up; None: not yet
-        self.head: Head | None = None  # the provider's, once it answers
-        self.found: Sequence[Entry] | None = None  # or what the cache had
-        self.freshness = Freshness.FRESH
-        self.missed = 0  # the first place of what was not found, or did not do
-        self.unfit: Entry | None = None  # what was found there
-        self.forwarded = ""  # why what was found did not do: RFC 9211's "stale" or "request"
-        self.partial: Sequence[Entry] = ()  # the parts that were stored, where the rest was fetched
-        self.answers: Answers | None = None  # what was recorded, once complete
-        self.facts: AnswerFacts | None = None  # of it
-        self.usd: float | None = None  # what it costs, if that is known
-        self.stored: bool | None = None  # known once the save is tried
-        self.saving: asyncio.Task[bool] | None = None  # a save that takes longer than the rest
-        self.reason = ""  # why it was not stored
-        self.refused = False  # may it not be stored, whatever state the cache is in?
-        self.upstream_s = 0.0  # until the provider answered; in the end: until it was done
-        self.lookup_s = 0.0
-        self.error: ProxyError | None = None
-        self.done = False
-        self.forgotten = False  # can nobody find it any more?
         self.sharable = may_share
         self._finish_alone_s = finish_alone_s
         self._max_backlog = max_backlog
         self._backlogs = backlogs
         self._chunks: list[bytes] = []
-        self._dropped = 0  # chunks that every listener has had, and that are gone
-        self._bytes = 0
         self._listeners: set[Listener] = set()
         self._waiting: list[asyncio.Future[None]] = []  # for more of it
-        self._taken: asyncio.Future[None] | None = None  # waits until a listener takes something
-        self._task: asyncio.Task[None] | None = None
-        self._abandoned: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         state = "done" if self.done else "live" if self.head else "waiting"
