@@ -82,6 +82,29 @@ async def test_foreign_pages_are_refused(
             assert SAFE.items() <= dict(answer.headers).items()
 
 
+LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more", "status"),
+    [
+        ("GET", "/", {}, 200),
+        ("POST", "/", {}, 403),
+        ("GET", "/stats", {}, 403),
+        ("GET", "/", {"sec-fetch-dest": "iframe"}, 403),
+        ("GET", "/", {"origin": "https://evil.example"}, 403),
+    ],
+)
+async def test_a_link_may_lead_to_the_page(
+    proxy: StartProxy, method: str, path: str, more: dict[str, str], status: int
+) -> None:
+    """From a wiki, say: to the page, which holds nothing; to nothing else, and in no frame."""
+    live = await proxy(admin=TOKENS)
+    async with AdminClient(live.origin) as admin:
+        answer = await admin.request(method, path, headers=LINK | more)
+    assert answer.status_code == status
+
+
 async def test_too_large_a_body_is_not_read(
     proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,8 +67,11 @@ class Border:
             await send(message)
 
         try:
-            self._gate.refuse_foreign_pages(scope["headers"])
-            if not is_public(scope["path"]):
+            public = is_public(scope["path"])
+            self._gate.refuse_foreign_pages(
+                scope["headers"], may_link=public and scope["method"] == "GET"
+            )
+            if not public:
                 scope[VISITOR] = self._gate.visitor(scope["headers"], address_of(scope))
             await self._app(scope, self._bounded(scope, receive), send_safely)
         except ClientDisconnect:

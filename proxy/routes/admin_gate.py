@@ -39,6 +39,9 @@ OFF = (
     "Set LLM_CACHE_PROXY_ADMIN__TOKEN."
 )
 _FOREIGN = "Requests from other sites' pages are refused."
+# What a browser says of a link that was followed, in a window of its own. Source: W3C, Fetch
+# Metadata Request Headers.
+_OPENED = {(b"sec-fetch-mode", b"navigate"), (b"sec-fetch-dest", b"document")}
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 log = logging.getLogger("proxy.admin")
@@ -113,8 +116,11 @@ class Gate:
             raise Unauthorized("This is not a token of this proxy's admin API.")
         return visitor
 
-    def refuse_foreign_pages(self, headers: Headers) -> None:
-        """Raises Forbidden for what a page of another site sends, or one that took our name."""
+    def refuse_foreign_pages(self, headers: Headers, *, may_link: bool = False) -> None:
+        """Raises Forbidden for what a page of another site sends, or one that took our name.
+
+        `may_link`: what is asked for may be opened by a link from there.
+        """
         hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
         if self._hosts is not None and not all(_host(each) in self._hosts for each in hosts):
             raise Forbidden(
@@ -124,6 +130,8 @@ class Gate:
             if name == b"origin" and _netloc(value) not in hosts:
                 raise Forbidden(_FOREIGN)
             if name == b"sec-fetch-site" and value.lower() not in (b"same-origin", b"none"):
+                if may_link and _OPENED <= set(headers):
+                    continue
                 raise Forbidden(_FOREIGN)
 
     def _holder(self, presented: bytes) -> Visitor | None:
