@@ -130,7 +130,7 @@ class Gate:
             if name == b"origin" and _netloc(value) not in hosts:
                 raise Forbidden(_FOREIGN)
             if name == b"sec-fetch-site" and value.lower() not in (b"same-origin", b"none"):
-                if may_link and _OPENED <= set(headers):
+                if may_link and set(headers) >= _OPENED:
                     continue
                 raise Forbidden(_FOREIGN)
 
