@@ -22,8 +22,8 @@ import orjson
 import pytest
 
 from cache_backends import CacheError, Entry, MemoryCache, TieredCache
-from cache_backends.shared import EVERYTHING, Filter
 from cache_backends.known_purges import KnownPurges
+from cache_backends.shared import EVERYTHING, Filter
 from tests.fakes.chat import MINE, asking, words
 from tests.fakes.live_proxy import StartProxy
 from tests.fakes.provider import Answer, FakeProvider

@@ -47,7 +47,7 @@ def test_cassettes_take_relative_and_absolute_paths(
     assert repr(relative) == f"<CassetteCache {tmp_path}/sub/file.ndjson: 0 entries>"
     absolute = open_cache(f"cassette:{slashes}{tmp_path}/file.ndjson", redact=[("a", "b")])
     assert repr(absolute) == f"<CassetteCache {tmp_path}/file.ndjson: 0 entries>"
-    with pytest.raises(ValueError, match="names no file: use cassette:relative.ndjson"):
+    with pytest.raises(ValueError, match=r"names no file: use cassette:relative\.ndjson"):
         open_cache(f"cassette:{slashes}")
     with pytest.raises(ValueError, match="matches the empty text"):
         open_cache("cassette:file.ndjson", redact=[("a*", "b")])
