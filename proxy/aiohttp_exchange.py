@@ -188,8 +188,11 @@ class Reply(httpx.AsyncByteStream):
 
     # No generator: asyncio keeps a register of those, which takes longer than what is done here.
     async def __anext__(self) -> bytes:
+        content = self._content
+        if content.at_eof() and content.exception() is None:
+            raise StopAsyncIteration
         try:
-            chunk = await self._content.readany()
+            chunk = await content.readany()
         except BaseException as exc:
             self._close()
             if isinstance(exc, aiohttp.ClientError | OSError):

@@ -49,7 +49,7 @@ def response_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 def without(headers: Headers, *names: bytes) -> Headers:
-    return [(name, value) for name, value in headers if name not in names]
+    return [header for header in headers if header[0] not in names]
 
 
 def joined(headers: Headers, name: bytes) -> bytes:

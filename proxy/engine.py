@@ -225,8 +225,9 @@ class Engine:
         # The caller too, also where entries are shared: one's 401 must not reach the others.
         secret = self._store.scope_secret or b""
         caller = keys.partition(Scope.CREDENTIAL, inquiry.call, secret)
-        echoed = orjson.dumps(inquiry.ask.echoed, option=orjson.OPT_SORT_KEYS)
-        return _FlightKey(inquiry.question.keys, caller, echoed, verdict)
+        echoed = inquiry.ask.echoed
+        told = orjson.dumps(echoed, option=orjson.OPT_SORT_KEYS) if echoed else b""
+        return _FlightKey(inquiry.question.keys, caller, told, verdict)
 
     def _board(
         self, inquiry: Inquiry, key: Hashable, *, but: Flight | None = None

@@ -80,8 +80,8 @@ class Fetcher:
             stale = Freshness.STALE in known
             flight.serve(_all(found), Freshness.STALE if stale else Freshness.FRESH)
             return
-        self._tell_what_missed(flight, found, known)
         if _all(found):
+            self._tell_what_missed(flight, found, known)
             flight.since = float("-inf")  # part of it, or what stands in for it, is old
         if self._misses >= self._max_misses:
             raise Overloaded("Too many answers are being fetched. Try again soon.", retry_after=1)
@@ -99,6 +99,10 @@ class Fetcher:
         known: list[Freshness],
     ) -> None:
         """Fetch, unless another process does: then what it brings is served."""
+        turns = self._turns if flight.sharable else _ALONE
+        if turns is _ALONE:
+            await self._fetch_or_fall_back(inquiry, flight, found, known)
+            return
 
         async def look() -> list[Entry] | None:
             entries = await self._store.find(inquiry.question.keys)
@@ -108,7 +112,6 @@ class Fetcher:
         def obsolete() -> bool:
             return self.purged(inquiry, flight)
 
-        turns = self._turns if flight.sharable else _ALONE
         turn = await turns.take(inquiry.question.keys, look, obsolete)
         try:
             if turn.found is not None:
@@ -147,6 +150,8 @@ class Fetcher:
 
     def usable(self, inquiry: Inquiry, found: Sequence[Entry | None]) -> list[Freshness]:
         """How each entry may serve this inquiry."""
+        if found.count(None) == len(found):
+            return [Freshness.UNUSABLE] * len(found)
         now = self._clock()
         known = [
             Freshness.UNUSABLE

@@ -11,7 +11,7 @@ import hmac
 import json
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -180,22 +180,24 @@ def _level_below(item: Any, shape: Shape) -> Any:
 
 def drop(
     levelled: dict[str, Any], shape: Shape, names: frozenset[str], path: str = ""
-) -> Iterator[str]:
+) -> list[str]:
     """Remove names from an object that `level` has made and from those in it that `shape` names.
 
     Gives the path of each that was there: `messages.*.content.*.cache_control`.
     """
+    found = [path + name for name in names & levelled.keys()]
     for name in names & levelled.keys():
         del levelled[name]
-        yield path + name
-    for name, below in shape.items():
-        item = levelled.get(name)
+    for name in shape.keys() & levelled.keys():
+        item = levelled[name]
         if type(item) is dict:
-            yield from drop(item, below, names, f"{path}{name}.")
+            found += drop(item, shape[name], names, f"{path}{name}.")
         elif type(item) is list:
+            below, inside = shape[name], f"{path}{name}.*."
             for each in item:
                 if type(each) is dict:
-                    yield from drop(each, below, names, f"{path}{name}.*.")
+                    found += drop(each, below, names, inside)
+    return found
 
 
 def _level_number(number: float) -> float:
