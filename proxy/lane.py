@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from email.utils import formatdate
 from math import floor, inf
 from time import perf_counter_ns
@@ -21,6 +20,7 @@ from xxhash import xxh3_64_intdigest
 
 from proxy.cache_status import Telling, tell
 from proxy.inquiry import Inquiry
+from proxy.journal import Repeated
 from proxy.models import Event, Headers, Outcome, Reply
 from proxy.modes import Switch
 from proxy.replies import request_id
@@ -38,9 +38,10 @@ MAX_BYTES = 64 * 2**20
 MAX_BODY_BYTES = 2**20
 MAX_ITEM_BYTES = 2 * 2**20
 # Who tells each request apart by a header, as tracing does, never sends the same bytes again:
-# what is taken in has come this often before.
+# what is taken in has come this often before. How often is counted in so many bytes, each for all
+# requests of a digest, and anew after half as many: whoever is counted too high is let in early.
 TIMES = 2
-MAX_REMEMBERED = 10_000
+COUNTERS = 2**20
 _OVERHEAD_BYTES = 1500  # the records, their values, their places
 # What frames a message in other ways than by its length, or asks for more than an answer.
 _UNUSUAL = frozenset({b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
@@ -77,7 +78,8 @@ class Lane:
         self.times = times
         self._answers: OrderedDict[int, _Answer] = OrderedDict()  # by the digest of the request
         self._heads: dict[bytes, _Head] = {}
-        self._came: OrderedDict[int, int] = OrderedDict()
+        self._came = bytearray(COUNTERS)
+        self._counted = 0
         self._status = b""  # the line, and the date
         self._status_until = 0
         self.bytes = 0
@@ -159,10 +161,12 @@ class Lane:
         self._enter(digest, _Answer(request, known, inquiry.rendering.body, inquiry, reply, held))
 
     def _comes_often(self, digest: int) -> bool:
-        times = self._came.pop(digest, 0) + 1
-        self._came[digest] = times
-        if len(self._came) > MAX_REMEMBERED:
-            self._came.popitem(last=False)
+        self._counted += 1
+        if self._counted > COUNTERS // 2:
+            self._came, self._counted = bytearray(COUNTERS), 0
+        place = digest % COUNTERS
+        times = min(self._came[place] + 1, 255)
+        self._came[place] = times
         return times >= self.times
 
     def _enter(self, digest: int, answer: _Answer) -> None:
@@ -199,7 +203,7 @@ class Lane:
         """Forget everything: who may ask, or for what, is not what it was."""
         self._answers.clear()
         self._heads.clear()
-        self._came.clear()
+        self._came, self._counted = bytearray(COUNTERS), 0
         self.bytes = 0
 
 
@@ -235,7 +239,7 @@ class _Answer:
         self.stored_at = rendering.stored_at
         self._expires_at = rendering.expires_at
         self.fresh_until = inf if rendering.expires_at is None else rendering.expires_at
-        self.event = replace(
+        self.event = Repeated.of(
             reply.event, request_bytes=len(inquiry.call.body), answer_bytes=len(body)
         )
         self._telling = Telling(

@@ -79,7 +79,7 @@ class Replies:
         event = event_of(inquiry, outcome)
         event.reason = ""  # why it might not have been stored
         event.made_seconds, event.usd = rendering.made_seconds, rendering.usd
-        event.age, event.tier = telling.age, tier or self._tier
+        event.age, event.tier = round(now - rendering.stored_at, 3), tier or self._tier
         self._found(rendering.ids)
         return self._told(inquiry, rendering.body, rendering.facts, event, tell(telling))
 

@@ -17,4 +17,4 @@ def settle(event: Event) -> None:
         event.saved_tokens = (event.input_tokens or 0) + (event.output_tokens or 0)
         event.saved_usd = event.usd or 0.0
         if event.made_seconds > event.seconds:
-            event.saved_seconds = event.made_seconds - event.seconds
+            event.saved_seconds = round(event.made_seconds - event.seconds, 6)

@@ -14,7 +14,7 @@ import pytest
 
 from proxy import journal
 from proxy.figures import Figures, amounts_of
-from proxy.journal import Journal, as_json, for_people, in_all, summary
+from proxy.journal import Journal, Repeated, as_json, for_people, in_all, summary
 from proxy.models import Event, Outcome
 from proxy.savings import settle
 from proxy.tally import Tally
@@ -195,3 +195,15 @@ def test_what_a_terminal_cannot_show_is_spelt_out() -> None:
     lines.close()
     written_lines = raw.getvalue().decode("ascii").splitlines()
     assert ["gpt-" in line for line in written_lines] == [True, True]
+
+
+def test_an_answer_told_again_is_logged_like_any_other() -> None:
+    """What stays the same is written once, and the line says the same."""
+    event = Event("/v1/x", outcome=Outcome.HIT, age=2.0, seconds=0.5, made_seconds=3.0)
+    settle(event)
+    repeated = Repeated.of(event)
+    line = orjson.loads(as_json(AT, repeated))
+    assert line == orjson.loads(as_json(AT, event))
+    repeated.age, repeated.seconds = 7.25, 0.25
+    later = orjson.loads(as_json(AT, repeated))
+    assert later == line | {"age": 7.25, "seconds": 0.25}
