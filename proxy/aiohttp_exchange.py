@@ -59,6 +59,11 @@ class PooledConnection(ResponseHandler):
         if self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(exc)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # The reader of a body says so with each chunk, wherever it was not paused.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def start_timeout(self) -> None:
         self._drop_timeout()  # the limit may be another one now
         self._reschedule_timeout()

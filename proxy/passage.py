@@ -63,9 +63,11 @@ class Passage:
             self._held.append(chunk)
             self._flight.weigh(len(chunk))
             return
-        self.let_go()
+        if self._held or self._flight.head is None:
+            self.let_go()
         self._flight.add(chunk)
-        await self._flight.room()
+        if not self._flight.sharable:
+            await self._flight.room()
 
     def _record(self, chunk: bytes) -> None:
         if self._recorder is None:

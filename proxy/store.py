@@ -27,6 +27,7 @@ from cache_backends.codec import CodecError
 from cache_backends.plain import PlainCache
 from cache_backends.shared import ListedCache, SharedCache
 from cache_backends.tiered import TieredCache
+from proxy.patience import within
 
 log = logging.getLogger("proxy.store")
 
@@ -424,7 +425,7 @@ class Store:
             if self._cache.never_waits:
                 result = await call()
             else:
-                result = await _within(timeout_s, call())
+                result = await within(timeout_s, call())
         except CodecError as exc:  # the answer's fault, not the backend's
             log.debug("%s", _describe(what, exc))
             return None
@@ -454,29 +455,6 @@ async def _is_done(task: asyncio.Task[bool], within_s: float) -> bool:
         timer.cancel()
         task.remove_done_callback(end)
     return task.done()
-
-
-async def _within(seconds: float, work: Awaitable[_T]) -> _T:
-    """As under `asyncio.timeout`, whose state of its own takes three times as long."""
-    task = asyncio.current_task()
-    assert task is not None
-    cancelling, late = task.cancelling(), False
-
-    def give_up() -> None:
-        nonlocal late
-        late = task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(seconds, give_up)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if late and task.cancelling() - 1 <= cancelling:
-            raise TimeoutError from None
-        raise
-    finally:
-        timer.cancel()
-        if late:
-            task.uncancel()
 
 
 def _is_of(entry: object, key: Key) -> TypeGuard[Entry]:

@@ -62,7 +62,7 @@ LADDER = (
     ("proxy.prices",),
     ("proxy.provider_table",),
     ("proxy.models",),
-    ("proxy.errors",),
+    ("proxy.errors", "proxy.patience"),
     ("cache_backends",),
 )
 

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from proxy.errors import UpstreamFailure
 from proxy.models import Reply
+from proxy.patience import within
 
 # Statuses whose answers have no body, whatever length they tell. RFC 9110, 6.4.1.
 BODILESS = frozenset({204, 304})
@@ -190,8 +191,7 @@ class Caller:
         )
 
     async def _patiently(self, message: Message) -> None:
-        async with asyncio.timeout(self._send_timeout_s):
-            await self._send(message)
+        await within(self._send_timeout_s, self._send(message))
 
     async def cut(self) -> None:
         """End the connection so that nobody takes what was sent for the whole.
