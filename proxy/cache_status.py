@@ -53,10 +53,16 @@ def tell_after(headers: Headers, telling: Telling) -> Headers:
     """
     ours = tell(telling)
     # The server that sends this has a clock of its own: two Dates are not allowed.
-    replaced = {name for name, _ in ours} - {b"server-timing"} | {b"x-llm-cache-id", b"date"}
-    before = [value for name, value in headers if name == b"cache-status" and value.strip()]
+    replaced = _REPLACED.union(dict(ours)) - _TOLD_BY_BOTH
     kept = [line for line in headers if line[0] not in replaced]
+    if b"cache-status" not in dict(headers):
+        return kept + ours
+    before = [value for name, value in headers if name == b"cache-status" and value.strip()]
     return [*kept, (b"cache-status", b", ".join([*before, ours[0][1]])), *ours[1:]]
+
+
+_REPLACED = frozenset({b"x-llm-cache-id", b"date"})
+_TOLD_BY_BOTH = frozenset({b"server-timing"})
 
 
 _X_CACHE = {outcome: outcome.value.encode() for outcome in Outcome}

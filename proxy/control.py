@@ -43,9 +43,9 @@ _Said = dict[str, Any]  # fields of Control, with their values
 
 def read_control(headers: Headers, directives: str | None) -> Control:
     """Read one request's wishes; `directives` is the raw text after `/~` in the base URL."""
-    lines = [line for line in headers if line[0] in _READ]
-    if not lines and not directives:
+    if not directives and _READ.isdisjoint(dict(headers)):
         return _NOTHING_SAID
+    lines = [line for line in headers if line[0] in _READ]
     plain = b", ".join(value for name, value in lines if name == _PLAIN)
     own = b", ".join(value for name, value in lines if name == _OWN and value.strip())
     from_url = (directives or "").encode("utf-8", "replace")

@@ -104,7 +104,16 @@ class Engine:
         if not verdict.may_write:
             ask = _as_it_came(ask)
         question = keys.question(call, ask, verdict, self._keyed_headers)
-        return Inquiry(call, dialect, ask, verdict, question, mode=mode, unproven=unproven)
+        return Inquiry(
+            call,
+            dialect,
+            ask,
+            verdict,
+            question,
+            mode=mode,
+            unproven=unproven,
+            credential=partition if self._scope is Scope.CREDENTIAL else "",
+        )
 
     def at_hand(self, inquiry: Inquiry) -> Reply | None:
         """The reply, if the answer is in memory."""
@@ -223,8 +232,10 @@ class Engine:
         if not (verdict.may_read and verdict.may_write):
             return None
         # The caller too, also where entries are shared: one's 401 must not reach the others.
-        secret = self._store.scope_secret or b""
-        caller = keys.partition(Scope.CREDENTIAL, inquiry.call, secret)
+        caller = inquiry.credential
+        if not caller:
+            secret = self._store.scope_secret or b""
+            caller = keys.partition(Scope.CREDENTIAL, inquiry.call, secret)
         echoed = inquiry.ask.echoed
         told = orjson.dumps(echoed, option=orjson.OPT_SORT_KEYS) if echoed else b""
         return _FlightKey(inquiry.question.keys, caller, told, verdict)

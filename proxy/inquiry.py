@@ -88,6 +88,7 @@ class Inquiry:
     mode: Mode = Mode.NORMAL  # in which it was judged
     # A large body, of which is not known yet whether two parsers read it alike.
     unproven: bool = False
+    credential: str = ""  # the partition of who presents the same; "": not known yet
 
     def about(self, key: Key, facts: AnswerFacts) -> dict[str, Any]:
         """What the entry of this key says of itself, for people and filters."""

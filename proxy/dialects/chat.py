@@ -232,7 +232,9 @@ def _surroundings(
     # What repeats the request, also where the provider has changed it on the way, is not kept:
     # another caller may get this answer.
     echoes = [name for name, said in ask.echoed.items() if name in body and said is not None]
-    envelope = {name: value for name, value in body.items() if name not in echoes}
+    envelope = body
+    if echoes:
+        envelope = {name: value for name, value in body.items() if name not in echoes}
     kept: dict[str, Any] = {"envelope": envelope, "source": source}
     if echoes:
         kept["echoes"] = echoes
@@ -260,8 +262,8 @@ def _index(choice: dict[str, Any]) -> int:
 
 
 def _generation(choice: dict[str, Any]) -> Generation:
-    message = choice["message"]
-    rest = {name: value for name, value in choice.items() if name != "message"}
+    rest = dict(choice)
+    message = rest.pop("message")
     return ChatGeneration(_text(message.get("content")), {"choice": rest}, message=message)
 
 

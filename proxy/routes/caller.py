@@ -50,6 +50,8 @@ class Caller:
 
     async def body(self, limit: int) -> bytes | None:
         """The whole body, or `None` if it is larger than `limit` bytes: then see `upload`."""
+        if not self._more and len(self._read) == 1:  # it is here
+            return self._read[0] if len(self._read[0]) <= limit else None
         announced = next((v for n, v in self._scope["headers"] if n == b"content-length"), b"0")
         if announced.isdigit() and int(announced) > limit:
             return None

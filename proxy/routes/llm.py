@@ -276,6 +276,8 @@ def _raw(scope: Scope) -> tuple[str, str]:
 
 
 def _past_reading(headers: Headers) -> str:
+    if b"content-encoding" not in dict(headers):
+        return ""
     for name, value in headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             return "request body with a Content-Encoding"
