@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pkgutil
 import pty
+import signal
 import sys
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import orjson
 from typer.testing import CliRunner, Result
 
+import proxy.cli
 from proxy.cli import app
 from tests.fakes.admin import FULL
 from tests.fakes.process import environment
 
 ENDS_S = 30.0
+
+# Commands import late, here on a thread: while another imports, Python 3.11's parser may fail.
+for _module in pkgutil.iter_modules(proxy.cli.__path__, "proxy.cli."):
+    import_module(_module.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,8 @@ class Commands:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "proxy", *arguments),
             env=environment(**self.environment, COLUMNS="80"),
+            # Whoever runs the tests beside something else may have it ignore Ctrl-C.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             **{"stdin": asyncio.subprocess.DEVNULL} | pipes,
         )
 
