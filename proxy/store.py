@@ -40,6 +40,8 @@ Held = tuple[tuple[str, weakref.ref[object]], ...]
 MAX_PENDING_SAVES = 1000
 # Looked up to see whether the backend answers.
 NOBODYS = Key.of("", "")
+# Written to see whether it takes anything.
+TRIED = "tried"
 
 
 class Breaker:
@@ -248,13 +250,20 @@ class Store:
             )
 
     async def try_again(self) -> None:
-        """Look something up in a backend that is skipped, now and then: so no request has to."""
-        if self._reading.open and self.scope_secret and self._reading.allows():
+        """Look something up in a backend that is skipped, now and then, or write: so no request
+        has to, and none need come for it to be called well again."""
+        cache = self._cache
+        if self._reading.open:
+            if self.scope_secret and self._reading.allows():
+                await self._guarded(
+                    lambda: cache.get_many([NOBODYS]),
+                    self._reading,
+                    self.lookup_timeout_s,
+                    "lookup",
+                )
+        elif self._writing.open and isinstance(cache, ListedCache) and self._writing.allows():
             await self._guarded(
-                lambda: self._cache.get_many([NOBODYS]),
-                self._reading,
-                self.lookup_timeout_s,
-                "lookup",
+                lambda: cache.set_fact(TRIED, ""), self._writing, self._save_timeout_s, "save"
             )
 
     async def find(self, keys: Sequence[Key]) -> list[Entry | None]:

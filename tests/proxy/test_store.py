@@ -149,6 +149,21 @@ async def test_a_cache_that_works_is_not_tried() -> None:
     assert cache.calls == []
 
 
+async def test_a_cache_that_takes_again_what_it_is_given_is_found_out() -> None:
+    """Though nobody has anything to save: who asks how it is should not be told of yesterday."""
+    clock, cache = FakeClock(), FakeSharedCache(World())
+    store = Store(cache, scope_secret=b"s", clock=clock)
+    cache.down = True
+    for _ in range(Breaker.FAULTS):
+        await store.save([ENTRY], patience_s=1.0)
+    cache.down = False
+    await store.try_again()
+    assert store.degraded
+    clock.advance(Breaker.RETRY_S)
+    await store.try_again()
+    assert (store.degraded, store.state) == ("", "open")
+
+
 async def test_a_save_is_tried_again_without_anybody_waiting() -> None:
     """One every two seconds; its answer is delivered meanwhile."""
     cache = BrokenCache(memory())
