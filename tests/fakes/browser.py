@@ -44,11 +44,13 @@ WATCH = """
 
 
 async def launch(playwright: Playwright) -> Browser:
-    """Debian's Chromium, without its sandbox, which root cannot have."""
+    """Debian's Chromium, without its sandbox, which root cannot have, and without the shared memory
+    of which containers have little."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
         raise ServerMissing("chromium")
-    return await playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    args = ["--no-sandbox", "--disable-dev-shm-usage"]
+    return await playwright.chromium.launch(executable_path=found, args=args)
 
 
 @dataclass  # without slots: Playwright notes its own on whom it calls
